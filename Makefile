@@ -1,0 +1,42 @@
+# Two commands set up everything: `make demo` and `make test`. Nothing but the package registry is contacted.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch is installed by itself first: a later package must not swap its build.
+TORCH := torch==2.13.0
+
+.PHONY: demo test check install format bench accept clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Ward Round needs Python 3.11 to 3.13, this is %d.%d: set PYTHON=python3.12, say" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,demo,dev]'
+	touch $@
+
+install: $(VENV)/.ready ## set up .venv
+
+demo: install ## four synthetic hospitals train one model; ends with a table and a report
+	$(BIN)/wardround demo
+
+test: install ## all tests
+	$(BIN)/python -m pytest -n 2
+
+check: install ## style, types, floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## speed, as ratios measured side by side in one run
+	$(BIN)/python benchmarks/bench.py
+
+accept: install ## slow proofs on real images (needs ../shared/data); writes docs/results
+	$(BIN)/python benchmarks/accept.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

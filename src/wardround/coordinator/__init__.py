@@ -1,0 +1,1 @@
+"""Floor 3: the rounds. Imports neither torch nor anything of a site."""

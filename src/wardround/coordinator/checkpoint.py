@@ -1,0 +1,79 @@
+"""Checkpoints: after every round, whole or not there. A checkpoint's model file is also what is sent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from wardround.coordinator.state import State
+from wardround.core.errors import RunError, StorageError
+from wardround.core.rundir import RunDir
+from wardround.core.weights import Arrays, Part, pack, unpack, write_bytes, write_tensors
+
+KEEP = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state with its weights and the strategy's shared state."""
+
+    state: State
+    weights: Arrays
+    shared: Arrays
+    file: Path
+
+
+def write_model(folder: Path, weights: Arrays, shared: Arrays) -> Path:
+    """``model.safetensors`` with both parts, ready to be sent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {folder}: {error.strerror}") from error
+    arrays, metadata = pack({"weights": Part(weights, 1.0), "shared": Part(shared, 1.0)})
+    path = folder / "model.safetensors"
+    write_tensors(path, arrays, metadata)
+    return path
+
+
+def scratch(run: RunDir, number: int) -> Path:
+    """Where the checkpoint of round ``number`` grows until `close` makes it count."""
+    return run.round(number).with_suffix(".part")
+
+
+def close(run: RunDir, state: State) -> Path:
+    """Make the growing checkpoint the newest one; older ones but `KEEP` are removed. Returns its folder."""
+    growing, done = scratch(run, state.round), run.round(state.round)
+    write_bytes(growing / "state.json", state.canonical().encode())
+    try:
+        shutil.rmtree(done, ignore_errors=True)
+        os.replace(growing, done)
+        write_bytes(run.root / "latest", done.name.encode())
+        for old in sorted(path for path in done.parent.iterdir() if path.suffix != ".part")[:-KEEP]:
+            shutil.rmtree(old)
+    except OSError as error:
+        raise StorageError(f"cannot write the checkpoint {done}: {error.strerror}") from error
+    return done
+
+
+def load(run: RunDir) -> Checkpoint | None:
+    """The newest whole checkpoint, or None before the first.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        name = (run.root / "latest").read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise RunError(f"{run.root} is not a run directory: it has no file 'latest'") from error
+    if not name:
+        return None
+    folder = run.root / "rounds" / name
+    try:
+        state = State.model_validate_json((folder / "state.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"the checkpoint {folder} is damaged: {error}") from error
+    parts = unpack(folder / "model.safetensors")
+    shared = parts["shared"].arrays if "shared" in parts else {}
+    return Checkpoint(state, parts["weights"].arrays, shared, folder / "model.safetensors")

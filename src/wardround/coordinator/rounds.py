@@ -1,0 +1,245 @@
+"""The rounds, as in Algorithm 1 of McMahan et al. 2017, with quorum, validation and checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wardround.coordinator import checkpoint
+from wardround.coordinator.checkpoint import Checkpoint
+from wardround.coordinator.state import State, judged
+from wardround.coordinator.stopping import why_stop
+from wardround.core.contracts import Aggregate, Ask, Lost
+from wardround.core.errors import QuorumLost
+from wardround.core.messages import ScoreFacts, SiteSummary, Task, TrainFacts, Verb
+from wardround.core.rundir import EventLog, RunDir
+from wardround.core.scores import Scores
+from wardround.core.stats import merge_all
+from wardround.core.weights import file_digest, map_tensors, write_tensors
+from wardround.planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the rounds need; nothing in it changes."""
+
+    plan: Plan
+    dir: RunDir
+    ask: Ask
+    sites: tuple[str, ...]  # who trains and validates
+    testers: tuple[str, ...]  # who tests the final model
+    log: EventLog
+    fixed: int | None = None  # a baseline takes exactly so many rounds
+
+    @property
+    def quorum(self) -> int:
+        """Sites that must answer."""
+        return min(self.plan.rounds.needed(len(self.sites)), len(self.sites))
+
+
+def run_rounds(run: Run) -> State:
+    """From the newest checkpoint to the end: rounds until the model is stable, then the test.
+
+    Raises:
+        QuorumLost: too few sites answered; what was done is kept and can be resumed.
+        StorageError: the run directory cannot be written.
+    """
+    begin = time.perf_counter()
+    point = checkpoint.load(run.dir)
+    if point is None:
+        describe(run)
+        point = _first_weights(run)
+    while (reason := why_stop(run.plan, point.state, run.fixed)) is None:
+        point = one_round(run, point)
+    run.log.write("run_stopped", reason=reason, rounds=point.state.round, best_round=point.state.best_round)
+    _final_models(run, point)
+    _test(run, point)
+    run.log.write("run_ended", seconds=time.perf_counter() - begin)
+    return point.state
+
+
+def describe(run: Run) -> None:
+    """Ask every site for its data in sums; a site that cannot answer is a site that is missing."""
+    result = _exchange(run, _task(run, 0, "describe", None), None, quorum=1)
+    for answer in result.answers:
+        assert isinstance(answer.reply.facts, SiteSummary)  # noqa: S101 - checked by _exchange
+        run.log.write("site_described", site=answer.reply.site, summary=answer.reply.facts.model_dump(mode="json"))
+
+
+def one_round(run: Run, point: Checkpoint) -> Checkpoint:
+    """Train everywhere, fold, step, validate everywhere, checkpoint."""
+    begin = time.perf_counter()
+    plan, state = run.plan, point.state
+    run.log.write("round_started", round=state.round, sites=list(run.sites))
+    task = _task(run, state.round, "train", point.file, accepted=state.accepted)
+    aggregate = _exchange(run, task, point.file, run.quorum)
+    stepping = time.perf_counter()
+    weights, shared = plan.strategy.step(point.weights, point.shared, aggregate, len(run.sites))
+    stepped = time.perf_counter()
+    joined = [answer.reply.site for answer in aggregate.answers]
+    state = State(
+        round=state.round + 1,
+        accepted={**state.accepted, **dict.fromkeys(joined, state.round)},
+        best=state.best,
+        best_round=state.best_round,
+        barren=state.barren,
+    )
+    folder = checkpoint.scratch(run.dir, state.round)
+    model = checkpoint.write_model(folder, weights, shared)
+    written = time.perf_counter()
+    state, scores, is_best = _validate(run, state, model)
+    validated = time.perf_counter()
+    if is_best:
+        _export(run, model, run.dir.root / "best.safetensors", state.round)
+    done = checkpoint.close(run.dir, state)
+    end = time.perf_counter()
+    seconds = {
+        "total": end - begin,
+        "train_wait": aggregate.seconds["wait"],
+        "fold": aggregate.seconds["fold"],
+        "step": stepped - stepping,
+        "validate_wait": validated - written,
+        "checkpoint": end - validated + written - stepped,
+    }
+    _log_round(run, task, aggregate, state, seconds, (scores, is_best))
+    return Checkpoint(state, weights, shared, done / "model.safetensors")
+
+
+def _first_weights(run: Run) -> Checkpoint:
+    # Any site can draw them: they follow from the plan's seed. The first that answers, in site order, does.
+    task = _task(run, 0, "init", None)
+    failures = []
+    for site in run.sites:
+        result = run.plan.aggregation.collect(run.ask, task, None, [site], 1)
+        if isinstance(result, Aggregate):
+            weights = result.parts["weights"].arrays
+            shared = dict(run.plan.strategy.begin(weights))
+            checkpoint.write_model(checkpoint.scratch(run.dir, 0), weights, shared)
+            folder = checkpoint.close(run.dir, State())
+            return Checkpoint(State(), weights, shared, folder / "model.safetensors")
+        failures.extend(result.failures)
+    raise _lost(run, task, Lost(tuple(failures), needed=1, got=0))
+
+
+def _validate(run: Run, state: State, model: Path) -> tuple[State, Mapping[str, Scores], bool]:
+    due = state.round % run.plan.evaluation.every == 0 or state.round == (run.fixed or run.plan.rounds.limit)
+    if not due:
+        return state, {}, False
+    result = _exchange(run, _task(run, state.round, "validate", model), model, quorum=1)
+    scores = _scores(result)
+    dice = merge_all(scores.values(), Scores()).mean_dice
+    state, is_best = judged(state, dice, run.plan.rounds.gain)
+    return state, scores, is_best
+
+
+def _test(run: Run, point: Checkpoint) -> None:
+    best = run.dir.root / "test" / "model.safetensors"
+    if not best.is_file():
+        checkpoint.write_model(best.parent, map_tensors(run.dir.model), {})
+    task = _task(run, point.state.round, "test", best)
+    result = _exchange(run, task, best, quorum=1, sites=run.testers)
+    scores = {site: value.model_dump(mode="json") for site, value in _scores(result).items()}
+    missing = {failure.site: failure.reason for failure in result.failures}
+    run.dir.write_json(
+        "scores.json", {"model": "best", "round": point.state.best_round, "sites": scores, "missing": missing}
+    )
+
+
+def _final_models(run: Run, point: Checkpoint) -> None:
+    _export(run, point.file, run.dir.root / "last.safetensors", point.state.round)
+    best = run.dir.root / "best.safetensors"
+    source = best if best.is_file() else run.dir.root / "last.safetensors"
+    write_tensors(run.dir.model, map_tensors(source), _metadata(run, point.state.best_round))
+
+
+def _export(run: Run, model: Path, path: Path, number: int) -> None:
+    prefix = "weights/"
+    arrays = {n.removeprefix(prefix): a for n, a in map_tensors(model).items() if n.startswith(prefix)}
+    write_tensors(path, arrays, _metadata(run, number))
+
+
+def _metadata(run: Run, number: int | None) -> dict[str, str]:
+    return {"plan": run.plan.digest(), "round": str(number), "wardround": "1"}
+
+
+def _task(
+    run: Run, number: int, verb: Verb, model: Path | None, accepted: Mapping[str, int] | None = None
+) -> Task:
+    return Task(
+        plan=run.plan.digest(),
+        round=number,
+        verb=verb,
+        first_update=number * run.plan.training.steps,
+        accepted=dict(accepted or {}),
+        tensors=None if model is None else file_digest(model),
+    )
+
+
+def _exchange(
+    run: Run, task: Task, model: Path | None, quorum: int, sites: Sequence[str] | None = None
+) -> Aggregate:
+    result = run.plan.aggregation.collect(run.ask, task, model, sites or run.sites, quorum)
+    for failure in result.failures:
+        run.log.write(
+            "site_failed", round=task.round, verb=task.verb, site=failure.site, kind=failure.kind, reason=failure.reason
+        )
+    if isinstance(result, Lost):
+        raise _lost(run, task, result)
+    size = 0 if model is None else model.stat().st_size
+    for answer in result.answers:
+        facts = answer.reply.facts
+        if isinstance(facts, TrainFacts | ScoreFacts):
+            run.log.write(
+                "site_replied",
+                round=task.round,
+                verb=task.verb,
+                site=answer.reply.site,
+                facts=facts.model_dump(mode="json"),
+                bytes_down=size,
+                bytes_up=answer.reply.size,
+                seconds_transport=answer.transport,
+            )
+    return result
+
+
+def _lost(run: Run, task: Task, lost: Lost) -> QuorumLost:
+    run.log.write("run_stopped", reason="failed", rounds=task.round, best_round=None)
+    reasons = "\n".join(f"  - {failure.site}: {failure.kind}: {failure.reason}" for failure in lost.failures)
+    return QuorumLost(
+        f"round {task.round}, {task.verb}: {lost.got} of {len(run.sites)} sites answered, {lost.needed} are needed\n"
+        f"{reasons}\nMend the sites, then go on with: wardround resume {run.dir.root}"
+    )
+
+
+def _scores(result: Aggregate) -> dict[str, Scores]:
+    return {a.reply.site: a.reply.facts.scores for a in result.answers if isinstance(a.reply.facts, ScoreFacts)}
+
+
+def _log_round(
+    run: Run,
+    task: Task,
+    aggregate: Aggregate,
+    state: State,
+    seconds: dict[str, float],
+    validation: tuple[Mapping[str, Scores], bool],
+) -> None:
+    scores, is_best = validation
+    facts: list[Any] = [answer.reply.facts for answer in aggregate.answers]
+    size = run.dir.round(state.round).joinpath("model.safetensors").stat().st_size
+    run.log.write(
+        "round_ended",
+        round=task.round,
+        seconds=seconds,
+        scores={site: value.mean_dice for site, value in scores.items()},
+        mean_dice=merge_all(scores.values(), Scores()).mean_dice,
+        best=is_best,
+        rate=max(fact.rate for fact in facts),
+        sites=[answer.reply.site for answer in aggregate.answers],
+        bytes_up=sum(answer.reply.size for answer in aggregate.answers),
+        bytes_down=size * len(run.sites),
+    )
+
+

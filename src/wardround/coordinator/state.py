@@ -1,0 +1,32 @@
+"""Where a run stands, as a value."""
+
+from __future__ import annotations
+
+from pydantic import NonNegativeInt
+
+from wardround.core.frozen import Frozen
+from wardround.core.messages import SiteName
+
+
+class State(Frozen):
+    """After ``round`` rounds. Weights and the strategy's state lie beside it (see `checkpoint`)."""
+
+    round: NonNegativeInt = 0
+    accepted: dict[SiteName, NonNegativeInt] = {}  # the last round in which a site's contribution counted
+    best: float | None = None  # mean validation Dice over all sites' cases
+    best_round: NonNegativeInt | None = None
+    barren: NonNegativeInt = 0  # rounds since the last gain that counts
+
+
+def judged(state: State, dice: float | None, gain: float) -> tuple[State, bool]:
+    """The state after a validation, and whether the model is the best so far.
+
+    Any improvement makes a model the best; only one of at least ``gain`` ends a barren stretch.
+    """
+    if dice is None:
+        return state.model_copy(update={"barren": state.barren + 1}), state.best_round is None
+    if state.best is None or dice > state.best:
+        enough = state.best is None or dice >= state.best + gain
+        update = {"best": dice, "best_round": state.round, "barren": 0 if enough else state.barren + 1}
+        return state.model_copy(update=update), True
+    return state.model_copy(update={"barren": state.barren + 1}), False

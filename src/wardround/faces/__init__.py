@@ -1,0 +1,1 @@
+"""Floor 5: what people see: the command line and the report."""

@@ -1,0 +1,76 @@
+"""``wardround run`` and ``wardround resume``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from wardround.core.errors import InputError
+from wardround.core.rundir import RunDir
+from wardround.faces.cli.live import LiveRun
+from wardround.faces.report.console import print_summary
+from wardround.faces.report.page import write_report
+from wardround.planning.plan import load_plan
+from wardround.planning.sites import load_sites
+from wardround.runtimes.assemble import carry_out, create, load_run_plan
+
+
+def run(
+    plan: Annotated[Path, typer.Argument(help="The plan, YAML or JSON.")],
+    sites: Annotated[Path, typer.Option("--sites", help="The sites file: which folders play the hospitals.")],
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Where relative folders of the sites file begin.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The run directory; default runs/<plan>-<time>.")] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option("--baseline", help="Also train `pooled`, `local` (each site alone) or `local:SITE`."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the plan's seed.")] = None,
+) -> None:
+    """Train one model across the sites, on this machine.
+
+    Example: `wardround run examples/hippocampus/plan.yaml --sites examples/hippocampus/sites.yaml
+    --data-root ../shared/data --out runs/hippocampus --baseline pooled`
+    """
+    loaded = load_plan(plan)
+    if seed is not None:
+        loaded = loaded.model_copy(update={"seed": seed})
+    file, folders = load_sites(sites, data_root)
+    chosen = baselines([*(baseline or [])], list(folders))
+    place = RunDir((out or Path("runs") / f"{plan.parent.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve())
+    create(place, loaded, file, folders, chosen, plan.read_text(encoding="utf-8"))
+    execute(place)
+
+
+def resume(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The run directory.")]) -> None:
+    """Go on with a run after any interruption; the result is the same as without it.
+
+    Example: `wardround resume runs/hippocampus`
+    """
+    execute(RunDir(directory.resolve()))
+
+
+def execute(place: RunDir) -> None:
+    """Run what the directory asks for, then write and name the report."""
+    console = Console(stderr=True)
+    loaded = load_run_plan(place)
+    console.print(f"run directory {place.root}", highlight=False, soft_wrap=True)
+    with LiveRun(console, loaded.rounds.limit) as live:
+        carry_out(place, live.progress, live.listen)
+    page = write_report(place)
+    print_summary(place, Console())
+    print(f"report: {page}")
+
+
+def baselines(wanted: list[str], sites: list[str]) -> list[str]:
+    """Check the names of baselines. Raises InputError with the valid ones."""
+    valid = ["pooled", "local", *(f"local:{site}" for site in sites)]
+    wrong = [name for name in wanted if name not in valid]
+    if wrong:
+        raise InputError(f"--baseline {', '.join(wrong)}: choose among {', '.join(valid)}")
+    return list(dict.fromkeys(wanted))

@@ -1,0 +1,191 @@
+"""A plan in plain words, for a report's reader and for the person at a hospital who approves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wardround.faces.report.collect import at
+from wardround.faces.report.shown import counted, listed, size, whole
+
+Json = Mapping[str, Any]
+
+_NETWORKS = {"unet": "U-Net", "unet++": "U-Net++", "attention_unet": "Attention U-Net"}
+_OPTIMISERS = {"adamw": "AdamW", "sgd": "SGD with Nesterov momentum"}
+_NORMALISE = {
+    "zscore": "shifted and scaled to mean 0 and standard deviation 1, per image and modality",
+    "zscore_nonzero": "shifted and scaled to mean 0 and standard deviation 1 over their non-zero voxels, per image "
+    "and modality",
+    "rescale": "scaled to between 0 and 1 (0.5th to 99.5th percentile), per image and modality",
+    "none": "left as they are",
+}
+_WEIGHTS = {
+    "cases": "weighted by their numbers of training cases",
+    "equal": "each site counting the same",
+}
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One question that a reader has, and the plan's answer, sentence by sentence."""
+
+    title: str
+    sentences: tuple[str, ...]
+    points: bool = False  # better shown as a list than as a paragraph
+
+    @property
+    def text(self) -> str:
+        """The answer as one paragraph."""
+        return " ".join(self.sentences)
+
+
+def plan_words(plan: Json, sites: int | None = None, model_bytes: float | None = None) -> list[Topic]:
+    """The plan's JSON in plain English.
+
+    ``sites`` is the size of the federation and ``model_bytes`` the size of one site's contribution,
+    where they are known. What the plan does not say is left out.
+    """
+    topics = [
+        Topic("What is learned", _learned(plan)),
+        Topic("What happens each round", _round(plan)),
+        Topic("How long it goes on", _length(plan, sites)),
+        Topic("What leaves a site", leaves(plan, model_bytes), points=True),
+        Topic("What never leaves a site", stays()),
+        Topic("How images are prepared", _prepared(plan)),
+        Topic("How the model is judged", _judged(plan)),
+    ]
+    return [topic for topic in topics if topic.sentences]
+
+
+def _learned(plan: Json) -> tuple[str, ...]:
+    labels, lesions = list(at(plan, "task.labels", {})), at(plan, "task.lesions", [])
+    network = str(at(plan, "network.name", "network"))
+    kind = f"{at(plan, 'task.dimensions', 3)}D {_NETWORKS.get(network, network)}"
+    sentences = [f"One {kind} learns to outline {listed(labels)} on {listed(at(plan, 'task.modalities', []))} images."]
+    if lesions:
+        sentences.append(f"For {listed(lesions)}, separate spots are also counted one by one.")
+    return tuple(sentences)
+
+
+def _round(plan: Json) -> tuple[str, ...]:
+    training = at(plan, "training", {})
+    batch, patch = at(training, "batch"), at(training, "patch", [])
+    optimiser = str(at(training, "optimiser.name", ""))
+    pieces = f" of {batch} pieces ({' × '.join(map(str, patch))} voxels each)" if batch and patch else ""
+    sentences = ["Every site receives the current model."]
+    if at(training, "steps"):
+        sentences.append(
+            f"It takes {counted(at(training, 'steps'), 'optimiser step')} on its own training cases, each on a batch"
+            f"{pieces}, and sends the changed weights back."
+        )
+    if optimiser:
+        falling = ", falling towards zero over all rounds" if at(training, "schedule") == "poly" else ""
+        rate = at(training, "optimiser.rate")
+        sentences.append(
+            f"The optimiser is {_OPTIMISERS.get(optimiser, optimiser)} with learning rate {rate}{falling}."
+        )
+    sentences.append(_strategy(plan))
+    every = at(plan, "evaluation.every", 1)
+    when = "Then" if every == 1 else f"After every {every} rounds"
+    sentences.append(f"{when} each site scores the new model on its own validation cases and sends the sums.")
+    return tuple(sentences)
+
+
+def _strategy(plan: Json) -> str:
+    name = at(plan, "strategy.name", "")
+    weights = _WEIGHTS.get(at(plan, "aggregation.weights", "cases"), "weighted")
+    mean = f"The new model is the average of the sites’ models, {weights}"
+    if name == "fedavg":
+        return f"{mean} (FedAvg)."
+    if name == "fedprox":
+        return f"{mean}; while training, each site is held near the model it received (FedProx, μ = {at(plan, 'strategy.mu')})."
+    return f"The sites' models are combined by the strategy {name}."
+
+
+def _length(plan: Json, sites: int | None) -> tuple[str, ...]:
+    limit, steps = at(plan, "rounds.limit"), at(plan, "training.steps")
+    sentences = []
+    if limit:
+        total = f", {whole(limit * steps)} optimiser steps in all" if isinstance(steps, int) else ""
+        sentences.append(f"At most {counted(limit, 'round')}{total}.")
+    if at(plan, "rounds.patience"):
+        sentences.append(
+            f"It ends earlier when the mean validation Dice has not gained {at(plan, 'rounds.gain', 0)} "
+            f"for {counted(at(plan, 'rounds.patience'), 'round')}; the best model on the validation cases is kept."
+        )
+    quorum = at(plan, "rounds.quorum")
+    needed = quorum or (sites // 2 + 1 if sites else None)
+    among = f" of the {sites}" if sites else ""
+    said = f"at least {needed}{among} sites have" if needed else "more than half of the sites have"
+    sentences.append(f"A round counts when {said} answered.")
+    if at(plan, "study.ends"):
+        sentences.append(f"The study ends on {at(plan, 'study.ends')}.")
+    return tuple(sentences)
+
+
+def leaves(plan: Json, model_bytes: float | None = None) -> tuple[str, ...]:
+    """What a site sends, how often and how big."""
+    big = f" (about {size(model_bytes)})" if model_bytes else ""
+    sentences = [
+        "Once: a description of the data in sums (numbers of cases and subjects, what was left out by reason, voxel "
+        "sizes, image sizes, mean intensities, a histogram of label volumes, the kind of computer).",
+        f"Each round: the trained weights{big}, the number of training cases and steps, the mean loss and timings.",
+        "Each time the model is scored, and once on the test cases at the end: sums over cases of the metrics.",
+    ]
+    if at(plan, "aggregation.name", "plain") == "plain":
+        sentences.append(
+            "The coordinator sees each site’s weights by themselves. Weights are not images, but a model can keep "
+            "traces of what it was trained on, and this plan neither adds noise nor hides one site’s weights in a sum."
+        )
+    return tuple(sentences)
+
+
+def stays() -> tuple[str, ...]:
+    """What no plan can make a site send."""
+    return ("Images, label maps, predictions, file names, case names and the texts inside image files.",)
+
+
+def _prepared(plan: Json) -> tuple[str, ...]:
+    spacing = at(plan, "preprocessing.spacing")
+    sentences = []
+    if at(plan, "preprocessing.crop"):
+        sentences.append("Empty margins are cut off.")
+    if at(plan, "preprocessing.normalise") in _NORMALISE:
+        sentences.append(f"Intensities are {_NORMALISE[at(plan, 'preprocessing.normalise')]}.")
+    if isinstance(spacing, list):
+        axes = " × ".join("own" if value is None else f"{value:g}" for value in spacing)
+        sentences.append(f"Images are resampled to voxels of {axes} mm.")
+    elif sentences:
+        sentences.append("Voxel sizes stay as they are.")
+    if sentences:
+        sentences.append("Each site does this on its own machine.")
+    return tuple(sentences)
+
+
+def _judged(plan: Json) -> tuple[str, ...]:
+    folds = at(plan, "evaluation.folds")
+    if not folds:
+        return ()
+    return (
+        f"Each site deals its subjects into {folds} parts: one is for testing (part {at(plan, 'evaluation.fold', 0)}), "
+        "the next for validation, the rest for training. A site with fewer subjects has one part a subject.",
+        "The model is chosen on validation cases; nothing is ever chosen on test cases.",
+    )
+
+
+def stop_words(plan: Json, stopped: Mapping[str, Any] | None, last_round: int | None) -> tuple[str, str]:
+    """The state of a run: a key (``done``, ``open``, ``broken``) and a sentence without its full stop."""
+    if stopped is None:
+        if last_round is None:
+            return "open", "No round has ended yet"
+        return "open", f"Unfinished: round {last_round} is the last that ended. It is running, or was cut off"
+    reason, rounds = stopped.get("reason"), stopped.get("rounds")
+    if reason == "stabilised":
+        patience, gain = at(plan, "rounds.patience"), at(plan, "rounds.gain")
+        return "done", f"Stabilised after {rounds} rounds: no gain of {gain} for {patience} rounds"
+    if reason == "limit":
+        return "done", f"Complete: the limit of {rounds} rounds was reached"
+    if reason == "aborted":
+        return "broken", f"Stopped by hand after {rounds} rounds; it can be resumed"
+    return "broken", f"Stopped by a failure after {rounds} rounds; it can be resumed"

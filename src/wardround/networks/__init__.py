@@ -1,0 +1,1 @@
+"""Segmentation networks: `catalog` holds the settings (no torch), `build` makes the module."""

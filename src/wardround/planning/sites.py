@@ -1,0 +1,68 @@
+"""The sites file: which folders play the hospitals on this machine. Apart from the plan, so that the
+plan has the same digest everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from wardround.core.documents import load_document
+from wardround.core.errors import Fault, InputError
+from wardround.core.frozen import Frozen
+from wardround.core.messages import SiteName
+from wardround.data.spec import DatasetSpec
+
+
+class SiteEntry(Frozen):
+    """One hospital."""
+
+    name: SiteName
+    folder: Annotated[str, Field(min_length=1)]
+    dataset: DatasetSpec | None = Field(default=None, description="instead of a dataset.yaml in the folder")
+
+
+class SitesFile(Frozen):
+    """All hospitals of a simulation and what of this machine they may use."""
+
+    sites: Annotated[tuple[SiteEntry, ...], Field(min_length=1, max_length=1000)]
+    workers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    threads: int = Field(default=1, ge=1, le=1024, description="processor threads a worker; results depend on it")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("sites")
+    @classmethod
+    def _distinct(cls, value: tuple[SiteEntry, ...]) -> tuple[SiteEntry, ...]:
+        names = [site.name for site in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"named twice: {', '.join(twice)}")
+        return value
+
+
+def load_sites(path: Path, data_root: Path | None = None) -> tuple[SitesFile, dict[str, Path]]:
+    """The sites file and each site's existing folder.
+
+    A relative folder is looked for under ``data_root`` (default: beside the sites file); the root
+    may be the folder of all datasets or already the one dataset that the sites' folders share.
+
+    Raises:
+        InputError: not a valid sites file, or folders that do not exist; lists them all.
+    """
+    file = load_document(path, SitesFile)
+    root = data_root if data_root is not None else path.parent
+    folders: dict[str, Path] = {}
+    faults = []
+    for index, site in enumerate(file.sites):
+        tries = [root / site.folder, root / Path(site.folder).name]
+        found = next((place.resolve() for place in tries if place.is_dir()), None)
+        if found is None:
+            faults.append(
+                Fault(f"sites.{index}.folder", f"site {site.name}: {tries[0]} is not a folder (set --data-root?)")
+            )
+        else:
+            folders[site.name] = found
+    if faults:
+        raise InputError(f"{path} names folders that are not there", faults)
+    return file, folders

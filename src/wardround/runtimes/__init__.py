@@ -1,0 +1,1 @@
+"""Floor 4: where sites run. One engine, one place that imports it."""

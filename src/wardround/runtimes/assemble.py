@@ -1,0 +1,205 @@
+"""The only wiring: a plan and a sites file become a run directory, and a run directory a running run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from wardround import __version__
+from wardround.coordinator.rounds import Run, run_rounds
+from wardround.coordinator.state import State
+from wardround.core.rundir import EventLog, RunDir, read_events
+from wardround.data.store import default_root
+from wardround.planning.plan import Plan
+from wardround.planning.sites import SitesFile
+from wardround.runtimes.local import LocalTransport, Progress, WorkerPool
+from wardround.runtimes.scalars import Scalars
+
+Listener = Callable[[str, dict[str, Any]], None]
+POOLED = "pooled"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model of a study: federated, pooled, or one site alone."""
+
+    name: str
+    kind: str
+    sites: tuple[str, ...]  # who trains
+    testers: tuple[str, ...]  # who tests
+
+
+def arms(sites: Sequence[str], baselines: Sequence[str]) -> list[Arm]:
+    """The federated arm and the baselines asked for: ``pooled``, ``local`` (each site) or ``local:SITE``."""
+    every = tuple(sites)
+    chosen = [Arm("federated", "federated", every, every)]
+    if POOLED in baselines:
+        chosen.append(Arm(POOLED, POOLED, (POOLED,), every))
+    alone = every if "local" in baselines else tuple(s for s in every if f"local:{s}" in baselines)
+    chosen.extend(Arm(f"local-{site}", "local", (site,), (site,)) for site in alone)
+    return chosen
+
+
+def create(
+    run: RunDir, plan: Plan, sites: SitesFile, folders: Mapping[str, Path], baselines: Sequence[str], text: str
+) -> None:
+    """Make the run directory. Raises StorageError where it cannot be used."""
+    run.make()
+    entries = {
+        site.name: {
+            "folder": str(folders[site.name]),
+            "spec": None if site.dataset is None else site.dataset.model_dump(mode="json"),
+        }
+        for site in sites.sites
+    }
+    workers = sites.workers if sites.workers != "auto" else max(1, (os.cpu_count() or 1) // sites.threads)
+    machine = {"workers": min(workers, len(sites.sites)), "threads": sites.threads, "device": sites.device}
+    run.write_json("sites.json", {"sites": entries, "machine": machine, "baselines": list(baselines)})
+    (run.root / "plan.yaml").write_text(text, encoding="utf-8")
+    (run.root / "sites").mkdir(mode=0o700)
+    _begin_arm(run, plan, arms(list(entries), baselines)[0], machine, list(baselines))
+
+
+def carry_out(run: RunDir, progress: Progress | None = None, listener: Listener | None = None) -> State:
+    """Run or resume everything that a run directory asks for: the federation, then its baselines.
+
+    Raises:
+        RunError, StorageError: see `run_rounds`; the directory stays resumable.
+    """
+    lock = run.lock()
+    try:
+        plan = load_run_plan(run)
+        listener = _both(Scalars(run.root / "tensorboard").listen, listener)
+        config = run.read_json("sites.json")
+        machine = config["machine"]
+        every = arms(list(config["sites"]), config["baselines"])
+        with WorkerPool(machine["workers"], machine["threads"], run.root / "sites" / "workers.log", progress) as pool:
+            state = _carry_out_arm(run, plan, every[0], config, pool, listener, None)
+            with ThreadPoolExecutor(max(1, len(every) - 1)) as side_by_side:
+                jobs = [
+                    side_by_side.submit(_baseline, run, plan, arm, config, pool, listener, state.round)
+                    for arm in every[1:]
+                ]
+                try:
+                    for job in jobs:
+                        job.result()
+                except BaseException:
+                    pool.close()  # Ctrl-C or a failed baseline: the others must not keep this waiting
+                    raise
+        return state
+    finally:
+        os.close(lock)
+
+
+def _both(first: Listener, second: Listener | None) -> Listener:
+    def listen(arm: str, event: dict[str, Any]) -> None:
+        first(arm, event)
+        if second is not None:
+            second(arm, event)
+
+    return listen
+
+
+def load_run_plan(run: RunDir) -> Plan:
+    """The plan of a run directory. Raises RunError where it is no run directory."""
+    return Plan.model_validate(run.read_json("plan.json"))
+
+
+def is_done(run: RunDir) -> bool:
+    """True where the arm in this directory ended."""
+    return any(event["event"] == "run_ended" for event in read_events(run.events))
+
+
+def _baseline(  # noqa: PLR0913
+    run: RunDir,
+    plan: Plan,
+    arm: Arm,
+    config: dict[str, Any],
+    pool: WorkerPool,
+    listener: Listener,
+    rounds: int,
+) -> None:
+    place = run.baseline(arm.name)
+    if not (place.root / "run.json").is_file():
+        shutil.rmtree(place.root, ignore_errors=True)
+        place.make()
+        (place.root / "sites").mkdir(mode=0o700)
+        _begin_arm(place, plan, arm, config["machine"], [])
+    _carry_out_arm(place, plan, arm, config, pool, listener, rounds)
+
+
+def _carry_out_arm(  # noqa: PLR0913
+    place: RunDir,
+    plan: Plan,
+    arm: Arm,
+    config: dict[str, Any],
+    pool: WorkerPool,
+    listener: Listener,
+    fixed: int | None,
+) -> State:
+    log = EventLog(place.events, lambda event, facts: listener(arm.name, {"event": event, **facts}))
+    begun = place.events.is_file() and place.events.stat().st_size > 0
+    if begun:
+        log.write("run_resumed")
+    else:
+        log.write("run_started", plan=plan.digest(), sites=list(arm.sites), seed=plan.seed)
+    settings = {name: _setting(name, place, config) for name in {*arm.sites, *arm.testers}}
+    transport = LocalTransport(pool, place.root / "plan.json", settings)
+    return run_rounds(Run(plan, place, transport.ask, arm.sites, arm.testers, log, fixed))
+
+
+def _setting(name: str, place: RunDir, config: dict[str, Any]) -> dict[str, Any]:
+    entries = config["sites"]
+    sources = list(entries.values()) if name == POOLED and POOLED not in entries else [entries[name]]
+    return {
+        "name": name,
+        "sources": sources,
+        "folder": str(place.site(name).resolve()),
+        "store_root": str(default_root()),
+        "threads": config["machine"]["threads"],
+        "device": config["machine"]["device"],
+    }
+
+
+def _begin_arm(place: RunDir, plan: Plan, arm: Arm, machine: dict[str, Any], baselines: list[str]) -> None:
+    (place.root / "plan.json").write_text(plan.canonical(), encoding="utf-8")
+    place.write_json(
+        "run.json",
+        {
+            "arm": arm.kind,
+            "name": arm.name,
+            "plan": plan.digest(),
+            "seed": plan.seed,
+            "sites": list(arm.sites),
+            "simulation": True,
+            "software": __version__,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": {**_machine(), **machine},
+            "baselines": baselines,
+        },
+    )
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        **{name: _version(name) for name in ("torch", "monai", "numpy")},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

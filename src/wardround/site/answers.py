@@ -1,0 +1,82 @@
+"""A site answers a task once: reply, tensors and private state become durable together, then are sent.
+
+::
+
+    answers/000007-train-0/reply.json
+                           tensors.safetensors   what leaves
+                           kept.safetensors      what never leaves: the site's state after this round
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from wardround.core.errors import SiteError
+from wardround.core.messages import Answer, Facts, Reply, Task
+from wardround.core.weights import Array, Arrays, Parts, file_digest, pack, read_tensors, write_bytes, write_tensors
+
+KEEP_ROUNDS = 2
+
+
+class Answers:
+    """The answers of one site to one plan, in a private folder."""
+
+    def __init__(self, folder: Path, site: str) -> None:
+        self._folder, self._site = folder, site
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def stored(self, task: Task) -> Answer | None:
+        """The answer that was given before, if any."""
+        place = self._place(task)
+        if not (place / "reply.json").is_file():
+            return None
+        reply = Reply.model_validate_json((place / "reply.json").read_bytes())
+        if reply.task != task.id:
+            raise SiteError("a task of another plan has the same place: each plan needs its own site folder")
+        return Answer(reply, place / "tensors.safetensors" if reply.tensors else None)
+
+    def commit(self, task: Task, facts: Facts, parts: Parts | None, kept: Arrays | None) -> Answer:
+        """Make an answer durable in one step and return it as stored."""
+        place = self._place(task)
+        scratch = place.with_suffix(".part")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(mode=0o700)
+        digest, size = None, 0
+        if parts is not None:
+            arrays, metadata = pack(parts)
+            write_tensors(scratch / "tensors.safetensors", arrays, metadata)
+            digest = file_digest(scratch / "tensors.safetensors")
+            size = (scratch / "tensors.safetensors").stat().st_size
+        if kept:
+            write_tensors(scratch / "kept.safetensors", kept)
+        reply = Reply(task=task.id, site=self._site, facts=facts, tensors=digest, size=size)
+        write_bytes(scratch / "reply.json", reply.model_dump_json().encode())
+        os.replace(scratch, place)
+        self._prune(task)
+        answer = self.stored(task)
+        assert answer is not None  # noqa: S101 - just written
+        return answer
+
+    def kept(self, task: Task) -> dict[str, Array]:
+        """The private state after the last round in which this site's contribution counted."""
+        accepted = task.accepted.get(self._site)
+        if accepted is None:
+            return {}
+        path = self._folder / f"{accepted:06d}-train-0" / "kept.safetensors"
+        return read_tensors(path) if path.is_file() else {}
+
+    def _place(self, task: Task) -> Path:
+        return self._folder / f"{task.round:06d}-{task.verb}-{task.step}"
+
+    def _prune(self, task: Task) -> None:
+        # The last accepted round may lie far back at a site that was often late: it is kept.
+        accepted = task.accepted.get(self._site)
+        rounds = sorted({int(path.name[:6]) for path in self._folder.iterdir() if path.suffix != ".part"})
+        stay = {*rounds[-KEEP_ROUNDS:], accepted}
+        for path in self._folder.iterdir():
+            if path.suffix != ".part" and int(path.name[:6]) not in stay:
+                shutil.rmtree(path)
+
+

@@ -1,0 +1,78 @@
+"""Scoring a model on a site's cases: on the prepared grid each round, on the image's own grid at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from wardround.core.scores import LabelScores, Scores
+from wardround.core.stats import Moments, merge_all
+from wardround.data.case import Case, CaseFiles
+from wardround.data.dataset import Dataset
+from wardround.data.readers import read_case
+from wardround.data.store import StoredCase
+from wardround.metrics.overlap import overlap
+from wardround.metrics.score import score_case
+from wardround.planning.plan import Plan
+from wardround.site.device import Machine
+from wardround.site.inference import predict_case, predict_probabilities
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ScoredCase:
+    """One case with its prediction; private to the site."""
+
+    files: CaseFiles
+    case: Case
+    prediction: NDArray[np.uint8]
+    scores: Scores
+
+
+def score(
+    plan: Plan, reference: NDArray[np.uint8], prediction: NDArray[np.uint8], spacing: Sequence[float]
+) -> Scores:
+    """Scores of one case as the plan asks for them."""
+    return score_case(
+        reference,
+        prediction,
+        (spacing[0], spacing[1], spacing[2]),
+        labels=tuple(plan.task.labels),
+        lesions=plan.task.lesions,
+        tolerance_mm=plan.evaluation.tolerance,
+        minimum_lesion_mm3=plan.evaluation.minimum_lesion,
+    )
+
+
+def quick_scores(plan: Plan, machine: Machine, network: nn.Module, cases: Iterable[StoredCase]) -> Scores:
+    """Dice only, on the prepared grid: what selects and stops. Never given test cases."""
+    parts = []
+    for case in cases:
+        winner = predict_probabilities(plan, machine, network, case.image).argmax(0).astype(np.uint8)
+        parts.append(overlap_only(tuple(plan.task.labels), np.asarray(case.label), winner))
+    return merge_all(parts, Scores())
+
+
+def overlap_only(labels: Sequence[str], reference: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Scores:
+    """Dice of one case and nothing else: cheap enough for every round."""
+    scores = {}
+    for value, name in enumerate(labels, start=1):
+        dice = overlap(reference == value, prediction == value).dice
+        scores[name] = LabelScores(dice=Moments.of([] if dice is None else [dice]), both_empty=int(dice is None))
+    return Scores(cases=1, labels=scores)
+
+
+def full_scores(
+    plan: Plan, machine: Machine, network: nn.Module, dataset: Dataset, cases: Sequence[CaseFiles]
+) -> Iterator[ScoredCase]:
+    """Each case read anew, predicted, brought back to its own grid and scored there."""
+    for files in cases:
+        case = read_case(files, plan.task.modalities, plan.task.labels, dataset.spec)
+        prediction = predict_case(plan, machine, network, case)
+        assert case.label is not None  # noqa: S101 - read_case asks for the mask
+        yield ScoredCase(files, case, prediction, score(plan, case.label, prediction, case.spacing))
