@@ -68,7 +68,8 @@ def test_previews_of_usable_cases(broken: Path, tmp_path: Path) -> None:
 def test_a_plan_says_what_is_expected(site: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(
-        "wardround: 1\ntask: {dimensions: 3, modalities: [T1, PD], labels: {lesion: 1}}\ntraining: {patch: [32, 32, 32]}\n"
+        "wardround: 1\ntask: {dimensions: 3, modalities: [T1, PD], labels: {lesion: 1}}\n"
+        "training: {patch: [32, 32, 32]}\n"
     )
     result = run(site, "--plan", plan, "--json")
     assert result.exit_code == 1, result.stderr

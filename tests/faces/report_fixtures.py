@@ -82,6 +82,7 @@ def scores(dice: float, cases: int, seed: int, labels: tuple[str, ...] = ("lesio
 def summary(site: str, place: int, synthetic: bool = False) -> SiteSummary:
     """A site's data: each has its own scanner and its own patients."""
     rng = random.Random(site)  # noqa: S311
+    place %= 4
     cases = 10 * TEST_CASES.get(site, 5)
     volumes = [rng.gauss(0.2 + 0.45 * place, 0.55) for _ in range(cases)]
     return SiteSummary(
@@ -181,9 +182,7 @@ def dump(value: Any) -> Any:
     return value.model_dump(mode="json")
 
 
-def one_round(
-    log: Log, number: int, sites: list[str], *, cut: bool = False, validates: list[str] | None = None
-) -> None:
+def one_round(log: Log, number: int, sites: list[str], *, cut: bool = False) -> None:
     rng = random.Random(number)  # noqa: S311
     log.write("round_started", round=number, sites=sites)
     here = [site for site in sites if (site, number) not in AWAY or len(sites) == 1]
@@ -193,28 +192,27 @@ def one_round(
                 "site_failed", round=number, verb="train", site=site, kind="late", reason="no answer within 10 minutes"
             )
             continue
-        facts = TrainFacts(
+        trained = TrainFacts(
             cases=40,
             updates=30,
             samples=60,
             skipped=1 if number == 3 and site == sites[0] else 0,
             loss=0.25 + 1.15 * math.exp(-number / 3.5) + rng.gauss(0, 0.02) + 0.2 * (1 - skill(site)),
-            rate=0.001 * (1 - number / 20) ** 0.9,
+            rate=0.001 * max(0.0, 1 - number / 20) ** 0.9,
             seconds=Seconds(data=1.8 + rng.random(), compute=24 + 4 * rng.random(), prepare=1.0, total=29),
         )
-        replied(log, number, "train", site, dump(facts), MODEL_BYTES)
+        replied(log, number, "train", site, facts=dump(trained), size=MODEL_BYTES)
     if cut:
         return
     validated = {}
-    for site in here if validates is None else validates:
+    for site in here:
         if site == sites[0] and number == 8:
             log.write("site_failed", round=number + 1, verb="validate", site=site, kind="error", reason="out of memory")
             continue
         dice = skill(site) * (1 - math.exp(-(number + 1.2) / 3)) + rng.gauss(0, 0.012)
         validated[site] = scores(dice, 6, number)
-        replied(
-            log, number + 1, "validate", site, dump(ScoreFacts(scores=validated[site], seconds=Seconds(compute=6))), 0
-        )
+        facts = ScoreFacts(scores=validated[site], seconds=Seconds(compute=6))
+        replied(log, number + 1, "validate", site, facts=dump(facts), size=0)
     means = {site: value.mean_dice for site, value in validated.items()}
     _ended(log, number, means, here, sites)
 
@@ -227,7 +225,7 @@ def _ended(log: Log, number: int, means: dict[str, float | None], here: list[str
         "scores": means,
         "mean_dice": sum(v or 0 for v in means.values()) / len(means) if means else None,
         "best": number < ROUNDS - 3,
-        "rate": 0.001 * (1 - number / 20) ** 0.9,
+        "rate": 0.001 * max(0.0, 1 - number / 20) ** 0.9,
         "sites": here,
         "bytes_up": MODEL_BYTES * len(here),
         "bytes_down": MODEL_BYTES * len(sites),
@@ -235,7 +233,7 @@ def _ended(log: Log, number: int, means: dict[str, float | None], here: list[str
     log.write("round_ended", **event)
 
 
-def replied(log: Log, number: int, verb: str, site: str, facts: Any, size: int) -> None:
+def replied(log: Log, number: int, verb: str, site: str, *, facts: Any, size: int) -> None:
     log.write(
         "site_replied",
         round=number,

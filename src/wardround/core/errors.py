@@ -9,7 +9,8 @@
     ├── StorageError              3   the disk is full, a folder is not writable or already used
     ├── RunError                  4   the run cannot go on; the run directory stays resumable
     │   └── QuorumLost            4   too few sites answered
-    └── SiteError                 1   a site could not do a task; its text may leave the site
+    ├── SiteError                 1   a site could not do a task; its text may leave the site
+    └── Interrupted             130   somebody pressed Ctrl-C; says how to go on
 
 A text that may leave a hospital (`SiteError`) holds no path, file name, case or header text.
 """
@@ -80,3 +81,9 @@ class QuorumLost(RunError):
 
 class SiteError(WardRoundError):
     """A site could not do a task. The text is written by us and may leave the site."""
+
+
+class Interrupted(WardRoundError):
+    """Somebody pressed Ctrl-C; the text says how to go on."""
+
+    exit_code = 130

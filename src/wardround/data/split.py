@@ -33,7 +33,7 @@ def deal(subjects: Sequence[str], key: str, folds: int, before: Mapping[str, int
     newcomers = sorted({s for s in subjects if s not in known}, key=lambda s: (_hash(key, s), s))
     sizes = [sum(1 for f in known.values() if f == fold) for fold in range(folds)]
     for subject in newcomers:
-        fold = min(range(folds), key=lambda f: (sizes[f], f))
+        fold = min(range(folds), key=lambda f: (sizes[f], -f))  # what is left over goes to the last folds
         known[subject] = fold
         sizes[fold] += 1
     return known

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wardround.core.weights import write_bytes
-from wardround.data.preview import render_overlay
+from wardround.data.preview import write_preview
 from wardround.metrics.case_rows import flat
 from wardround.planning.plan import Plan
 from wardround.site.scoring import ScoredCase
@@ -46,10 +46,8 @@ class OverlayBook:
         for place, (dice, scored) in enumerate(self._kept):
             kind = "bad" if place < half and len(self._kept) > 1 else "good"
             name = f"{kind}-{place}.png"
-            reference = scored.case.label
-            assert reference is not None  # noqa: S101 - scored cases have one
-            picture = render_overlay(scored.case.image, reference, scored.prediction, spacing=scored.case.spacing)
-            picture.save(scratch / name)
+            title = f"Dice {dice:.2f}"
+            write_preview(scored.case, scratch / name, title, scored.prediction, tuple(self._plan.task.labels))
             index.append(
                 {"file": name, "kind": kind, "dice": dice, "case": scored.files.id, "labels": flat(scored.scores)}
             )

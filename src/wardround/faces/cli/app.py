@@ -22,8 +22,6 @@ from wardround.faces.cli.report import report
 from wardround.faces.cli.runs import resume, run
 from wardround.faces.cli.use import evaluate, predict
 
-INTERRUPTED = 130
-
 app = typer.Typer(
     name="wardround",
     help="Hospitals train one medical-image-segmentation model together, and no image leaves a hospital.",
@@ -52,9 +50,6 @@ def main() -> None:
     except WardRoundError as error:
         console.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.print("interrupted: nothing that was finished is lost; `wardround resume DIR` goes on")
-        sys.exit(INTERRUPTED)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise

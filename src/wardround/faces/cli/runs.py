@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wardround.core.errors import InputError
+from wardround.core.errors import InputError, Interrupted
 from wardround.core.rundir import RunDir
 from wardround.faces.cli.live import LiveRun
 from wardround.faces.report.console import print_summary
@@ -60,8 +60,11 @@ def execute(place: RunDir) -> None:
     console = Console(stderr=True)
     loaded = load_run_plan(place)
     console.print(f"run directory {place.root}", highlight=False, soft_wrap=True)
-    with LiveRun(console, loaded.rounds.limit) as live:
-        carry_out(place, live.progress, live.listen)
+    try:
+        with LiveRun(console, loaded.rounds.limit) as live:
+            carry_out(place, live.progress, live.listen)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"interrupted; nothing finished is lost. Go on with: wardround resume {place.root}") from error
     page = write_report(place)
     print_summary(place, Console())
     print(f"report: {page}")

@@ -57,7 +57,7 @@ def grid(sites: Sequence[str], history: History) -> Markup | None:
     left, top, step = 120.0, 26.0, 26.0
     width = min(34.0, max(9.0, (960 - left - 70) / len(rounds)))
     parts: list[Markup] = []
-    every = {n for n in svg.whole_ticks(rounds[0].number, rounds[-1].number, int(len(rounds) * width / 30) or 1)}
+    every = set(svg.whole_ticks(rounds[0].number, rounds[-1].number, int(len(rounds) * width / 30) or 1))
     for i, place in enumerate(rounds):
         if place.number in every:
             parts.append(svg.text(left + (i + 0.5) * width, top - 9, str(place.number), anchor="middle"))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from wardround.core.rundir import RunDir
 from wardround.faces.report.collect import collect
 from wardround.faces.report.results import Results, results
 from wardround.faces.report.shown import decimal, percent, signed, whole
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 
 def print_summary(run: RunDir, console: Console) -> None:
@@ -33,9 +31,6 @@ def print_summary(run: RunDir, console: Console) -> None:
 
 
 def _scores(shown: Results, label: str) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(title="Test scores, worst site first", title_justify="left")
     table.add_column("Site")
     table.add_column("Cases", justify="right")
@@ -59,8 +54,6 @@ def _scores(shown: Results, label: str) -> Table:
 
 
 def _work(shown: Results) -> Table:
-    from rich.table import Table
-
     table = Table(title="Work (an update is one optimiser step of one model)", title_justify="left")
     table.add_column("Arm")
     for name in ("Models", "Updates", "of the kept model", "Samples"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -66,7 +67,7 @@ def _bounds(values: Sequence[float], chart: Curves) -> tuple[float, float]:
     room = (high - low or abs(high) or 1.0) * 0.06
     high += room
     if chart.ceiling is not None:
-        high = max(min(high, chart.ceiling), max(values))
+        high = max(min(high, chart.ceiling), *values)
     return (low if low == chart.floor else low - room), high
 
 
@@ -92,7 +93,7 @@ def _draw(item: Line, rounds: Sequence[int], x: svg.Scale, y: svg.Scale) -> Mark
     points = {i: (x(rounds[i]), y(item.values[rounds[i]])) for i in there}
     parts: list[Markup] = []
     run = [points[there[0]]]
-    for before, now in zip(there, there[1:], strict=False):
+    for before, now in pairwise(there):
         if now != before + 1:  # rounds in which others have a value and this site has none
             parts += [_stroke(run, style, dash), svg.line(*points[before], *points[now], f"bridge {style}")]
             parts += [_absent(x(rounds[i]), points[before], points[now], style) for i in range(before + 1, now)]

@@ -10,13 +10,15 @@ which ``rounds/0007`` exists. In the log a training task carries the number of r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from wardround.core.messages import ScoreFacts, SiteSummary, TrainFacts
+from wardround.core.stats import Moments
+
+MOST = 1e15  # beyond this a number is a fault, and would break charts
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,20 @@ class History:
 
 
 def number(value: object) -> float | None:
-    """``value`` as a finite float, or None where it is anything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    """``value`` as a float, or None where it is no number, not finite, or beyond anything that a run can mean."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST:
         return float(value)
     return None
+
+
+def mean_of(moments: Moments) -> float | None:
+    """A site's mean as a `number`."""
+    return number(moments.mean)
+
+
+def std_of(moments: Moments) -> float | None:
+    """A site's standard deviation as a `number`; sums come from outside and may be absurd."""
+    return number(moments.std) if number(moments.total) is not None else None
 
 
 def read_history(events: Iterable[Mapping[str, Any]]) -> History:
@@ -142,7 +154,7 @@ def _round(history: History, event: Mapping[str, Any]) -> Round:
 
 def _number(event: Mapping[str, Any]) -> int:
     """The round as people count; 0 for what comes before the first."""
-    return int(event["round"]) + (event.get("verb", "train") == "train")
+    return int(event["round"]) + int(event.get("verb", "train") == "train")
 
 
 def _described(history: History, event: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from wardround.data.findings import CODES
 from wardround.faces.report import attendance, shown, sites
 from wardround.faces.report.bars import stacked
 from wardround.faces.report.collect import Material, at, collect
+from wardround.faces.report.history import mean_of, std_of
 from wardround.faces.report.pictures import pictures
 from wardround.faces.report.results import results, skipped_words
 from wardround.faces.report.rounds import both_curves
@@ -124,7 +125,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update({name: getattr(shown, name) for name in _FILTERS})
-    environment.filters["moment"] = _moment
+    environment.filters.update(moment=_moment, mean=mean_of, std=std_of)
     return environment
 
 

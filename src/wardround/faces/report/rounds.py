@@ -11,7 +11,7 @@ from wardround.core.messages import TrainFacts
 from wardround.faces.report import svg
 from wardround.faces.report.collect import Material
 from wardround.faces.report.curves import Curves, Line, curves
-from wardround.faces.report.history import Round
+from wardround.faces.report.history import Round, number
 
 Series = Mapping[str, Mapping[int, float]]
 
@@ -74,7 +74,7 @@ def _lines(sites: Sequence[str], series: Series, loud: Sequence[str]) -> list[Li
 
 def _loss(place: Round, site: str) -> float | None:
     answered = place.trained.get(site)
-    return answered.facts.loss if answered is not None and isinstance(answered.facts, TrainFacts) else None
+    return number(answered.facts.loss) if answered and isinstance(answered.facts, TrainFacts) else None
 
 
 def _row(place: Round, sites: Sequence[str]) -> RoundRow:

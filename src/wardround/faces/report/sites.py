@@ -11,6 +11,7 @@ from wardround.core.messages import SiteSummary
 from wardround.core.stats import Histogram, Moments
 from wardround.faces.report import bars
 from wardround.faces.report.collect import Material
+from wardround.faces.report.history import std_of
 
 Summaries = Mapping[str, SiteSummary]
 
@@ -60,7 +61,10 @@ def groups(material: Material) -> list[Group]:
 
 
 def _moments(title: str, words: str, rows: Mapping[str, Sequence[tuple[str, Moments]]], unit: str) -> Group:
-    drawn = {name: bars.ranges(name, unit, values) for name, values in rows.items()}
+    drawn = {
+        name: bars.ranges(name, unit, [(site, m if std_of(m) is not None else Moments()) for site, m in values])
+        for name, values in rows.items()
+    }
     return Group(title, words, tuple(Panel(name, chart) for name, chart in drawn.items() if chart is not None))
 
 
@@ -90,7 +94,7 @@ def volumes(material: Material) -> list[Group]:
     labels = dict.fromkeys(label for summary in known.values() for label in summary.volume)
     found = []
     for label in labels:
-        counts = {site: s.volume[label] for site, s in known.items() if label in s.volume and s.volume[label].n}
+        counts = {site: s.volume[label] for site, s in known.items() if label in s.volume and _sane(s.volume[label])}
         tallest = max((max(h.counts) / h.n for h in counts.values()), default=0.0)
         window = _window(list(counts.values()))
         panels = tuple(
@@ -104,6 +108,10 @@ def volumes(material: Material) -> list[Group]:
         if panels:
             found.append(Group(label, "", panels))
     return found
+
+
+def _sane(histogram: Histogram) -> bool:
+    return histogram.n > 0 and histogram.low >= -12 and histogram.high <= 12
 
 
 def _window(histograms: Sequence[Histogram]) -> tuple[int, int]:

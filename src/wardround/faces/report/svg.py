@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -23,6 +24,7 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
+        """The place of ``value``."""
         if self.high <= self.low:
             return (self.start + self.end) / 2
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
@@ -96,7 +98,7 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 def tick_text(value: float, marks: Sequence[float]) -> str:
     """A tick's number, with as many decimals as its neighbours need."""
-    step = min((b - a for a, b in zip(marks, marks[1:], strict=False)), default=abs(value) or 1.0)
+    step = min((b - a for a, b in pairwise(marks)), default=abs(value) or 1.0)
     digits = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
     if round(step * 10**digits, 6) % 1:  # steps of 0.25
         digits += 1

@@ -10,6 +10,7 @@ from wardround.core.rundir import RunDir
 from wardround.core.scores import LabelScores, LesionCounts, Scores
 from wardround.core.stats import Moments, merge_all
 from wardround.faces.report.collect import Material, collect
+from wardround.faces.report.history import mean_of, number
 
 FEW = 10  # test cases below which a mean is called an indication
 
@@ -90,7 +91,7 @@ def figures(scores: Scores | None) -> Figures:
     lesions = merge_all((label.lesions for label in labels if label.lesions is not None), LesionCounts())
     return Figures(
         cases=scores.cases,
-        dice=scores.mean_dice,
+        dice=number(scores.mean_dice),
         hd95=_mean_of(labels, lambda label: label.hd95),
         surface_dice=_mean_of(labels, lambda label: label.surface_dice),
         lesion_f1=lesions.f1,
@@ -100,7 +101,7 @@ def figures(scores: Scores | None) -> Figures:
 
 
 def _mean_of(labels: Sequence[LabelScores], pick: Callable[[LabelScores], Moments]) -> float | None:
-    return reduce(Moments.merge, map(pick, labels), Moments()).mean
+    return mean_of(reduce(Moments.merge, map(pick, labels), Moments()))
 
 
 def summary_table(run: RunDir) -> list[Row]:

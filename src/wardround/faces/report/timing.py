@@ -66,8 +66,8 @@ def _split(place: Round, workers: float | None) -> dict[str, float]:
     answered = len(place.trained) or len(place.validated) or 1
     side_by_side = min(answered, workers) if workers and workers >= 1 else answered
     parts = {
-        "data": sum(a.facts.seconds.data for a in place.answers) / side_by_side,
-        "compute": sum(a.facts.seconds.compute for a in place.answers) / side_by_side,
+        "data": sum(number(a.facts.seconds.data) or 0.0 for a in place.answers) / side_by_side,
+        "compute": sum(number(a.facts.seconds.compute) or 0.0 for a in place.answers) / side_by_side,
         "transport": sum(a.transport for a in place.answers) / side_by_side,
         "aggregation": place.seconds.get("fold", 0.0) + place.seconds.get("step", 0.0),
     }

@@ -99,7 +99,8 @@ def _strategy(plan: Json) -> str:
     if name == "fedavg":
         return f"{mean} (FedAvg)."
     if name == "fedprox":
-        return f"{mean}; while training, each site is held near the model it received (FedProx, μ = {at(plan, 'strategy.mu')})."
+        strength = at(plan, "strategy.mu")
+        return f"{mean}; while training, each site is held near the model it received (FedProx, μ = {strength})."
     return f"The sites' models are combined by the strategy {name}."
 
 
