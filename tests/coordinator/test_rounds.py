@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import make_plan
 
+from tiny import make_plan
 from wardround.coordinator import checkpoint
 from wardround.coordinator.rounds import Run, run_rounds
 from wardround.coordinator.state import State, judged

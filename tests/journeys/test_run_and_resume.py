@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from tiny import plan_dict, write_case, write_plan, write_sites
 
+from tiny import plan_dict, write_case, write_plan, write_sites
 from wardround.core.rundir import read_events
 from wardround.core.weights import read_tensors, weights_digest
 
@@ -84,8 +83,8 @@ def final(out: Path) -> tuple[str, str]:
 
 
 def test_the_run_directory_holds_what_it_promises(whole: Path) -> None:
-    for name in ("plan.json", "plan.yaml", "run.json", "events.jsonl", "scores.json", "report.html", "model.safetensors",
-                 "best.safetensors", "tensorboard/federated"):  # fmt: skip
+    names = "plan.json plan.yaml run.json events.jsonl scores.json report.html model.safetensors best.safetensors"
+    for name in (*names.split(), "tensorboard/federated"):
         assert (whole / name).exists(), name
     assert {p.name for p in (whole / "baselines").iterdir()} == {"pooled", "local-A", "local-B"}
     assert not [p for p in whole.rglob("*") if p.suffix in (".pkl", ".pt", ".pth", ".npz", ".part")]
@@ -103,8 +102,8 @@ def test_baselines_take_equal_updates(whole: Path) -> None:
 
 
 @pytest.fixture(params=["round 1/3", "round 2/3", "limit"])
-def killed_after(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def killed_after(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def test_killed_and_resumed_gives_the_same_bits(world: World, whole: Path, tmp_path: Path, killed_after: str) -> None:

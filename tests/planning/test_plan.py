@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import make_plan, plan_dict
 
+from tiny import make_plan, plan_dict
 from wardround.core.errors import InputError
 from wardround.planning.plan import Plan, load_plan
 from wardround.planning.sites import load_sites

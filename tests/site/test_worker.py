@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import make_plan, plan_dict, write_case, write_site
 
+from tiny import make_plan, plan_dict, write_case, write_site
 from wardround.core.messages import Answer, ScoreFacts, SiteFailed, SiteSummary, Task, TrainFacts
 from wardround.core.weights import Part, file_digest, pack, read_tensors, unpack, weights_digest, write_tensors
 from wardround.planning.plan import Plan

@@ -17,7 +17,7 @@ class Plain(Aggregation):
 
     name: Literal["plain"] = "plain"
 
-    def collect(  # noqa: D102
+    def collect(
         self, ask: Ask, task: Task, tensors: Path | None, sites: Sequence[str], quorum: int
     ) -> Aggregate | Lost:
         begin = time.perf_counter()

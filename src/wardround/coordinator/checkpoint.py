@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ def close(run: RunDir, state: State) -> Path:
     write_bytes(growing / "state.json", state.canonical().encode())
     try:
         shutil.rmtree(done, ignore_errors=True)
-        os.replace(growing, done)
+        growing.replace(done)
         write_bytes(run.root / "latest", done.name.encode())
         for old in sorted(path for path in done.parent.iterdir() if path.suffix != ".part")[:-KEEP]:
             shutil.rmtree(old)

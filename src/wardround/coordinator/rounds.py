@@ -14,7 +14,7 @@ from wardround.coordinator.state import State, judged
 from wardround.coordinator.stopping import why_stop
 from wardround.core.contracts import Aggregate, Ask, Lost
 from wardround.core.errors import QuorumLost
-from wardround.core.messages import ScoreFacts, SiteSummary, Task, TrainFacts, Verb
+from wardround.core.messages import ScoreFacts, SiteFailed, SiteSummary, Task, TrainFacts, Verb
 from wardround.core.rundir import EventLog, RunDir
 from wardround.core.scores import Scores
 from wardround.core.stats import merge_all
@@ -111,7 +111,7 @@ def one_round(run: Run, point: Checkpoint) -> Checkpoint:
 def _first_weights(run: Run) -> Checkpoint:
     # Any site can draw them: they follow from the plan's seed. The first that answers, in site order, does.
     task = _task(run, 0, "init", None)
-    failures = []
+    failures: list[SiteFailed] = []
     for site in run.sites:
         result = run.plan.aggregation.collect(run.ask, task, None, [site], 1)
         if isinstance(result, Aggregate):
@@ -165,9 +165,7 @@ def _metadata(run: Run, number: int | None) -> dict[str, str]:
     return {"plan": run.plan.digest(), "round": str(number), "wardround": "1"}
 
 
-def _task(
-    run: Run, number: int, verb: Verb, model: Path | None, accepted: Mapping[str, int] | None = None
-) -> Task:
+def _task(run: Run, number: int, verb: Verb, model: Path | None, accepted: Mapping[str, int] | None = None) -> Task:
     return Task(
         plan=run.plan.digest(),
         round=number,
@@ -178,9 +176,7 @@ def _task(
     )
 
 
-def _exchange(
-    run: Run, task: Task, model: Path | None, quorum: int, sites: Sequence[str] | None = None
-) -> Aggregate:
+def _exchange(run: Run, task: Task, model: Path | None, quorum: int, sites: Sequence[str] | None = None) -> Aggregate:
     result = run.plan.aggregation.collect(run.ask, task, model, sites or run.sites, quorum)
     for failure in result.failures:
         run.log.write(
@@ -241,5 +237,3 @@ def _log_round(
         bytes_up=sum(answer.reply.size for answer in aggregate.answers),
         bytes_down=size * len(run.sites),
     )
-
-

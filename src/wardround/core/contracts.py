@@ -78,7 +78,7 @@ class Strategy(Frozen, ABC):
         return {}
 
     @abstractmethod
-    def report(  # noqa: PLR0913 - the quantities of the papers' client step
+    def report(
         self, before: Arrays, after: Arrays, shared: Shared, kept: Kept, *, steps: int, rate: float, cases: int
     ) -> tuple[Parts, Kept]:
         """The site's contribution and its new private state, after local training."""

@@ -83,7 +83,9 @@ class RunDir:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a readable JSON file atomically."""
-        write_bytes(self.root / name, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        write_bytes(
+            self.root / name, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        )
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run. Raises RunError where this is no run directory."""

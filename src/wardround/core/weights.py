@@ -78,7 +78,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def _settle(scratch: Path, path: Path) -> None:
     with scratch.open("rb+") as file:
         os.fsync(file.fileno())
-    os.replace(scratch, path)
+    scratch.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

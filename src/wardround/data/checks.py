@@ -55,7 +55,7 @@ class CheckReport:
         return {number: (cases[number], voxels[number]) for number in sorted(cases)}
 
 
-def check_dataset(  # noqa: PLR0913 - what a plan says about its data
+def check_dataset(
     dataset: Dataset,
     modalities: Sequence[str] | None = None,
     labels: Mapping[str, int] | None = None,

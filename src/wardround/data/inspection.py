@@ -80,7 +80,7 @@ class _Layer:
     path: Path
 
 
-def inspect_case(  # noqa: PLR0913 - what a plan says about a case
+def inspect_case(
     files: CaseFiles,
     modalities: Sequence[str] | None,
     labels: Mapping[str, int] | None,

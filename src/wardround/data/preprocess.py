@@ -163,12 +163,13 @@ def _normalise(image: Floats, how: str) -> Floats:
         return image.astype(np.float32, copy=False)
     if how == "rescale":
         low, high = np.percentile(image, [0.5, 99.5])
-        return np.clip((image - low) / max(high - low, 1e-8), 0, 1).astype(np.float32)
+        scaled: Floats = np.clip((image - low) / max(high - low, 1e-8), 0, 1).astype(np.float32)
+        return scaled
     inside = image != 0 if how == "zscore_nonzero" else np.ones(image.shape, bool)
     if not inside.any():
         return np.zeros(image.shape, np.float32)
     values = image[inside].astype(np.float64)
-    out = ((image - values.mean()) / max(values.std(), 1e-8)).astype(np.float32)
+    out: Floats = ((image - values.mean()) / max(values.std(), 1e-8)).astype(np.float32)
     out[~inside] = 0
     return out
 
@@ -185,9 +186,7 @@ def _nonzero_box(image: Floats) -> tuple[tuple[int, int], ...]:
 def _target(
     shape: tuple[int, ...], spacing: tuple[float, float, float], wanted: tuple[float | None, ...] | None
 ) -> tuple[Shape, tuple[float, float, float]]:
-    new = [
-        own if target is None else target for own, target in zip(spacing, wanted or (None, None, None), strict=True)
-    ]
+    new = [own if target is None else target for own, target in zip(spacing, wanted or (None, None, None), strict=True)]
     sizes = [max(1, round(n * own / target)) for n, own, target in zip(shape, spacing, new, strict=True)]
     # The extent is kept exactly, so the true spacing differs a little from the wanted one.
     real = [own * n / size for n, own, size in zip(shape, spacing, sizes, strict=True)]
@@ -199,8 +198,11 @@ def _sources(orientation: tuple[tuple[int, int], ...]) -> list[int]:
     return [next(i for i, (axis, _) in enumerate(orientation) if axis == target) for target in range(3)]
 
 
-def _ordered(spacing: tuple[float, float, float], orientation: tuple[tuple[int, int], ...]) -> tuple[float, ...]:  # type: ignore[return]
-    return tuple(spacing[i] for i in _sources(orientation))
+def _ordered(
+    spacing: tuple[float, float, float], orientation: tuple[tuple[int, int], ...]
+) -> tuple[float, float, float]:
+    x, y, z = (spacing[i] for i in _sources(orientation))
+    return x, y, z
 
 
 def _front(spacing: tuple[float, float, float], axis: int) -> tuple[float, float, float]:

@@ -77,7 +77,7 @@ def _to_ras(
     return image, label, predicted, (spacing[0], spacing[1], spacing[2])
 
 
-def render_overlay(  # noqa: PLR0913 - one picture, all of it optional but the image
+def render_overlay(
     image: NDArray[np.float32],
     label: NDArray[Any] | None,
     prediction: NDArray[Any] | None = None,

@@ -39,8 +39,8 @@ def deal(subjects: Sequence[str], key: str, folds: int, before: Mapping[str, int
     return known
 
 
-def split_cases(cases: Mapping[str, str], deal_of: Mapping[str, int], folds: int, fold: int) -> Split:
-    """Cases (id -> subject) by part, for ``fold`` in ``range(folds)``.
+def split_cases(cases: Mapping[str, str], deal_of: Mapping[str, int], fold: int) -> Split:
+    """Cases (id -> subject) by part; ``fold`` counts round where the site has fewer folds.
 
     Raises:
         SiteError: fewer than three subjects: nothing could be trained, selected and tested apart.

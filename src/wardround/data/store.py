@@ -33,10 +33,10 @@ from wardround.core.frozen import Frozen
 from wardround.core.randomness import rng
 from wardround.data.case import Case, CaseFiles
 from wardround.data.comparison import compare
-from wardround.data.inspection import inspect_case
 from wardround.data.dataset import Dataset
 from wardround.data.digest import dataset_digest
 from wardround.data.findings import Finding
+from wardround.data.inspection import inspect_case
 from wardround.data.preprocess import Geometry, Preprocessing, prepare
 
 MOST_FOREGROUND = 10_000
@@ -75,12 +75,14 @@ class StoredCase:
     @cached_property
     def image(self) -> NDArray[np.float32]:
         """(modalities, *grid), read-only."""
-        return np.load(self.folder / f"{self.stem}.image.npy", mmap_mode="r", allow_pickle=False)
+        array: NDArray[np.float32] = np.load(self.folder / f"{self.stem}.image.npy", mmap_mode="r", allow_pickle=False)
+        return array
 
     @cached_property
     def label(self) -> NDArray[np.uint8]:
         """(*grid), read-only."""
-        return np.load(self.folder / f"{self.stem}.label.npy", mmap_mode="r", allow_pickle=False)
+        array: NDArray[np.uint8] = np.load(self.folder / f"{self.stem}.label.npy", mmap_mode="r", allow_pickle=False)
+        return array
 
     @cached_property
     def foreground(self) -> dict[int, NDArray[np.int32]]:

@@ -18,7 +18,7 @@ from wardround.metrics.surface import surface_distances
 MM3_PER_ML = 1000.0
 
 
-def score_case(  # noqa: PLR0913 - two images, their geometry and three settings
+def score_case(
     reference: NDArray[np.uint8],
     prediction: NDArray[np.uint8],
     spacing: Sequence[float],

@@ -1,5 +1,7 @@
-"""The sites file: which folders play the hospitals on this machine. Apart from the plan, so that the
-plan has the same digest everywhere."""
+"""The sites file: which folders play the hospitals on this machine.
+
+It is apart from the plan, so that the plan has the same digest everywhere.
+"""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def is_done(run: RunDir) -> bool:
     return any(event["event"] == "run_ended" for event in read_events(run.events))
 
 
-def _baseline(  # noqa: PLR0913
+def _baseline(
     run: RunDir,
     plan: Plan,
     arm: Arm,
@@ -136,7 +136,7 @@ def _baseline(  # noqa: PLR0913
     _carry_out_arm(place, plan, arm, config, pool, listener, rounds)
 
 
-def _carry_out_arm(  # noqa: PLR0913
+def _carry_out_arm(
     place: RunDir,
     plan: Plan,
     arm: Arm,

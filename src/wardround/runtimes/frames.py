@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 
-def send(pipe: BinaryIO, message: dict[str, Any]) -> None:
+def send(pipe: IO[bytes], message: dict[str, Any]) -> None:
     """Write one message."""
     pipe.write(json.dumps(message, ensure_ascii=False).encode() + b"\n")
     pipe.flush()
 
 
-def receive(pipe: BinaryIO) -> Iterator[dict[str, Any]]:
+def receive(pipe: IO[bytes]) -> Iterator[dict[str, Any]]:
     """All messages until the other side closes the pipe or dies."""
     for line in pipe:
         if line.endswith(b"\n"):

@@ -100,7 +100,7 @@ class WorkerPool:
         threads = str(self._threads)
         env = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         with self._log.open("ab") as log:
-            return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            return subprocess.Popen(
                 [sys.executable, "-m", "wardround.runtimes.worker_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

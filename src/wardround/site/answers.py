@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -53,7 +52,7 @@ class Answers:
             write_tensors(scratch / "kept.safetensors", kept)
         reply = Reply(task=task.id, site=self._site, facts=facts, tensors=digest, size=size)
         write_bytes(scratch / "reply.json", reply.model_dump_json().encode())
-        os.replace(scratch, place)
+        scratch.replace(place)
         self._prune(task)
         answer = self.stored(task)
         assert answer is not None  # noqa: S101 - just written
@@ -78,5 +77,3 @@ class Answers:
         for path in self._folder.iterdir():
             if path.suffix != ".part" and int(path.name[:6]) not in stay:
                 shutil.rmtree(path)
-
-

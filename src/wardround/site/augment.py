@@ -27,9 +27,7 @@ def flip(image: torch.Tensor, label: torch.Tensor, axes: Sequence[int]) -> Pair:
     return image.flip(dims), label.flip(dims)
 
 
-def warp(
-    image: torch.Tensor, label: torch.Tensor, patch: tuple[int, ...], angles: NDArray[Any], zoom: float
-) -> Pair:
+def warp(image: torch.Tensor, label: torch.Tensor, patch: tuple[int, ...], angles: NDArray[Any], zoom: float) -> Pair:
     """Rotate by ``angles`` (degrees) and enlarge by ``zoom`` about the centre, then cut out ``patch``.
 
     A flat 3D patch (longest over shortest edge above 3) turns only within its plane, as thick

@@ -117,7 +117,7 @@ def _gradient(plan: Plan, where: torch.device, precision: str) -> tuple[torch.Te
         begin = time.perf_counter()
         with machine.autocast():
             outputs = network(image)
-        loss(outputs, label).backward()
+        loss(outputs, label).backward()  # type: ignore[no-untyped-call]
         if where.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - begin)

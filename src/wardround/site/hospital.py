@@ -96,7 +96,7 @@ def _open(plan: Plan, source: Source, store_root: Path, folder: Path, progress: 
     if dealt != before:
         write_bytes(path, json.dumps(dealt, indent=1).encode())
     try:
-        split = split_cases(subjects, dealt, folds, plan.evaluation.fold)
+        split = split_cases(subjects, dealt, plan.evaluation.fold)
     except SiteError as error:
         left_out = counts(store.findings, "error")
         reasons = f"; left out: {', '.join(f'{n} {code}' for code, n in left_out.items())}" if left_out else ""

@@ -31,7 +31,7 @@ def predict_probabilities(
     with torch.inference_mode(), machine.autocast():
         if plan.task.dimensions == 2:
             slices = torch.from_numpy(np.array(image)).movedim(1, 0)  # (Z, C, H, W)
-            chunks = [_logits(plan, network, part.to(machine.device)) for part in slices.split(SLICES_AT_ONCE)]
+            chunks = [_logits(plan, network, part.to(machine.device)) for part in torch.split(slices, SLICES_AT_ONCE)]
             logits = torch.cat(chunks).movedim(0, 1)
         else:
             logits = _logits(plan, network, torch.from_numpy(np.array(image))[None].to(machine.device))[0]

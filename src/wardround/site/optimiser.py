@@ -32,7 +32,7 @@ def rate_at(plan: Plan, update: int) -> float:
     base = plan.training.optimiser.rate
     if plan.training.schedule == "constant":
         return base
-    return base * max(0.0, 1 - update / plan.updates) ** plan.training.power
+    return float(base * max(0.0, 1 - update / plan.updates) ** plan.training.power)
 
 
 def save_state(optimiser: torch.optim.Optimizer, network: nn.Module) -> dict[str, Array]:

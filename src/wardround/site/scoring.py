@@ -34,9 +34,7 @@ class ScoredCase:
     scores: Scores
 
 
-def score(
-    plan: Plan, reference: NDArray[np.uint8], prediction: NDArray[np.uint8], spacing: Sequence[float]
-) -> Scores:
+def score(plan: Plan, reference: NDArray[np.uint8], prediction: NDArray[np.uint8], spacing: Sequence[float]) -> Scores:
     """Scores of one case as the plan asks for them."""
     return score_case(
         reference,

@@ -46,7 +46,7 @@ def make_network(plan: Plan, machine: Machine, weights: Arrays | None) -> nn.Mod
     return network.to(machine.device)
 
 
-def train(  # noqa: PLR0913 - one round of a site is exactly these
+def train(
     plan: Plan,
     machine: Machine,
     batches: Batches,
@@ -113,9 +113,7 @@ def train(  # noqa: PLR0913 - one round of a site is exactly these
         skipped=tally.skipped,
         loss=tally.loss / max(1, taken),
         rate=rate,
-        seconds=Seconds(
-            data=tally.data, compute=tally.compute, prepare=prepared + end - closing, total=end - begin
-        ),
+        seconds=Seconds(data=tally.data, compute=tally.compute, prepare=prepared + end - closing, total=end - begin),
     )
     return parts, out, facts
 

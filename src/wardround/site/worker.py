@@ -13,8 +13,8 @@ from pathlib import Path
 
 from wardround.core.errors import SiteError, StorageError, WardRoundError
 from wardround.core.messages import Answer, Facts, InitFacts, ScoreFacts, Seconds, SiteFailed, Task
-from wardround.core.stats import merge_all
 from wardround.core.scores import Scores
+from wardround.core.stats import merge_all
 from wardround.core.weights import Array, Part, Parts, all_finite, count, file_digest, unpack
 from wardround.networks.build import exchange
 from wardround.planning.plan import Plan
@@ -61,7 +61,12 @@ class Site:
     def _hospital(self) -> Hospital:
         report = self._told("preparing")
         return open_hospital(
-            self._plan, self._setting.name, self._setting.sources, self._setting.store_root, self._setting.folder, report
+            self._plan,
+            self._setting.name,
+            self._setting.sources,
+            self._setting.store_root,
+            self._setting.folder,
+            report,
         )
 
     def answer(self, task: Task, tensors: Path | None) -> Answer | SiteFailed:
@@ -166,5 +171,3 @@ class Site:
 def _seconds(begin: float, prepared: float) -> Seconds:
     end = time.perf_counter()
     return Seconds(compute=end - prepared, prepare=prepared - begin, total=end - begin)
-
-

@@ -17,10 +17,10 @@ class FedAvg(Strategy):
 
     name: Literal["fedavg"] = "fedavg"
 
-    def report(  # noqa: D102, PLR0913
+    def report(
         self, before: Arrays, after: Arrays, shared: Shared, kept: Kept, *, steps: int, rate: float, cases: int
     ) -> tuple[Parts, Kept]:
         return {"weights": Part(after, float(cases))}, kept
 
-    def step(self, weights: Arrays, shared: Shared, aggregate: Aggregate, sites: int) -> tuple[Arrays, Shared]:  # noqa: D102
+    def step(self, weights: Arrays, shared: Shared, aggregate: Aggregate, sites: int) -> tuple[Arrays, Shared]:
         return aggregate.parts["weights"].arrays, shared

@@ -22,5 +22,5 @@ class FedProx(FedAvg):
     name: Literal["fedprox"] = "fedprox"  # type: ignore[assignment]
     mu: float = Field(default=0.01, ge=0, le=100, description="strength of the pull towards the global model")
 
-    def pull(self, w: Mapping[str, Any], anchor: Mapping[str, Any], shared: Shared, kept: Kept) -> Mapping[str, Any]:  # noqa: D102
+    def pull(self, w: Mapping[str, Any], anchor: Mapping[str, Any], shared: Shared, kept: Kept) -> Mapping[str, Any]:
         return {name: self.mu * (value - anchor[name]) for name, value in w.items()}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wardround.core.errors import Fault, InputError, StorageError
 from wardround.core.randomness import rng as random_for
-from wardround.data.phantom.anatomy import CENTRE, FIELD_OF_VIEW, grid_shape, make_anatomy
+from wardround.data.phantom.anatomy import CENTRE, grid_shape, make_anatomy
 from wardround.data.phantom.atlas import Atlas, load_atlas
 from wardround.data.phantom.lesions import draw_lesions
 from wardround.data.phantom.scanner import SCANNERS, Scanner, acquire, acquire_mask, signals
@@ -49,7 +49,9 @@ def _plan_cases(cases: Mapping[str, int] | None, spacing: float) -> dict[str, in
         if name not in counts
     ]
     faults += [
-        Fault(f"cases.{name}", f"expected 0 or more cases, found {count}") for name, count in (cases or {}).items() if count < 0
+        Fault(f"cases.{name}", f"expected 0 or more cases, found {count}")
+        for name, count in (cases or {}).items()
+        if count < 0
     ]
     if not SPACING[0] <= spacing <= SPACING[1]:
         faults.append(Fault("spacing", f"expected {SPACING[0]:g} to {SPACING[1]:g} mm, found {spacing:g}"))
@@ -134,5 +136,7 @@ def write_hospitals(
                 if progress is not None:
                     progress(done, total)
     except OSError as error:
-        raise StorageError(f"cannot write the synthetic hospitals: {error}; choose another folder or free some space") from error
+        raise StorageError(
+            f"cannot write the synthetic hospitals: {error}; choose another folder or free some space"
+        ) from error
     return folders

@@ -58,7 +58,9 @@ def _window(centre: NDArray[np.int64], reach: int, shape: tuple[int, int, int]) 
     return x, y, z
 
 
-def _draw_one(rng: np.random.Generator, anatomy: Anatomy, centre: NDArray[np.int64], rough: Volume, into: Lesions) -> None:
+def _draw_one(
+    rng: np.random.Generator, anatomy: Anatomy, centre: NDArray[np.int64], rough: Volume, into: Lesions
+) -> None:
     diameter = float(np.clip(rng.lognormal(np.log(10.0), 0.38), *DIAMETER))
     box = _window(centre, int(np.ceil(diameter / anatomy.spacing)) + 1, anatomy.shape)
     start = np.array([s.start for s in box]).reshape(3, 1, 1, 1)

@@ -44,9 +44,7 @@ def demo(
     plan_file = Path(str(resources.files("wardround.faces") / "demo_plan.yaml"))
     plan = load_plan(plan_file).model_copy(update={"seed": seed})
     names = [folder.name.removeprefix("site_") for folder in folders]
-    sites = SitesFile(
-        sites=tuple(SiteEntry(name=n, folder=str(f)) for n, f in zip(names, folders, strict=True))
-    )
+    sites = SitesFile(sites=tuple(SiteEntry(name=n, folder=str(f)) for n, f in zip(names, folders, strict=True)))
     where = dict(zip(names, (folder.resolve() for folder in folders), strict=True))
     text = plan_file.read_text(encoding="utf-8")
     create(place, plan, sites, where, ["pooled", f"local:{names[LOCAL_SITE]}"], text)

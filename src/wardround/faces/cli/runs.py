@@ -64,7 +64,9 @@ def execute(place: RunDir) -> None:
         with LiveRun(console, loaded.rounds.limit) as live:
             carry_out(place, live.progress, live.listen)
     except KeyboardInterrupt as error:
-        raise Interrupted(f"interrupted; nothing finished is lost. Go on with: wardround resume {place.root}") from error
+        raise Interrupted(
+            f"interrupted; nothing finished is lost. Go on with: wardround resume {place.root}"
+        ) from error
     page = write_report(place)
     print_summary(place, Console())
     print(f"report: {page}")

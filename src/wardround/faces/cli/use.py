@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -67,17 +68,17 @@ def predict(
         raise typer.Exit(1)
 
 
-def track_on_stderr(items: list[object], what: str) -> object:
+def track_on_stderr(items: list[Any], what: str) -> Iterable[Any]:
     """A progress bar that never mixes with what is printed."""
     return track(items, description=what, console=Console(stderr=True), transient=True)
 
 
-def _print_scores(result: dict[str, object]) -> None:
+def _print_scores(result: dict[str, Any]) -> None:
     table = Table(title=f"mean Dice {_number(result['mean_dice'])} over {result['cases']} cases")
     table.add_column("case")
     rows = result["per_case"]
     assert isinstance(rows, list)  # noqa: S101 - built by Model.evaluate
-    labels = list(result["per_label"])  # type: ignore[call-overload]
+    labels = list(result["per_label"])
     for label in labels:
         table.add_column(f"{label} Dice", justify="right")
         table.add_column("HD95 mm", justify="right")
@@ -86,7 +87,7 @@ def _print_scores(result: dict[str, object]) -> None:
         table.add_row(row["case"], *map(_number, cells))
     console = Console()
     console.print(table)
-    for finding in result["left_out"]:  # type: ignore[attr-defined]
+    for finding in result["left_out"]:
         console.print(f"left out: {finding['case']}: {finding['message']}", highlight=False, soft_wrap=True)
 
 

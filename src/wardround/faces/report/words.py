@@ -121,7 +121,8 @@ def _length(plan: Json, sites: int | None) -> tuple[str, ...]:
     said = f"at least {needed}{among} sites have" if needed else "more than half of the sites have"
     sentences.append(f"A round counts when {said} answered.")
     if at(plan, "study.ends"):
-        sentences.append(f"The study ends on {at(plan, 'study.ends')}.")
+        ends = str(at(plan, "study.ends")).replace("-", "\u2011")  # a date does not break at the end of a line
+        sentences.append(f"The study ends on {ends}.")
     return tuple(sentences)
 
 
