@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wardround.aggregation import fold
-from wardround.aggregation.fold import fold_files, weighted_mean
+from wardround.aggregation.fold import fold_files
 from wardround.aggregation.plain import Plain
 from wardround.core.contracts import Aggregate, Lost
 from wardround.core.errors import WardRoundError
@@ -33,17 +33,20 @@ def test_mean_by_hand(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(1, 200))
 @settings(max_examples=30, deadline=None)
-def test_blocks_agree_with_numpy(weights: list[int], size: int) -> None:
-    random = np.random.default_rng(size)
+def test_blocks_agree_with_numpy(tmp_path_factory: pytest.TempPathFactory, weights: list[int], size: int) -> None:
+    random, folder = np.random.default_rng(size), tmp_path_factory.mktemp("fold")
     sources = [random.normal(size=size).astype(np.float32) for _ in weights]
-    shares = [w / sum(weights) for w in weights]
-    before, fold.BLOCK = fold.BLOCK, 16  # several blocks even in a small array
+    for number, (source, weight) in enumerate(zip(sources, weights, strict=True)):
+        arrays, metadata = pack({"weights": Part({"w": source, "v": source[:1]}, weight)})
+        write_tensors(folder / str(number), arrays, metadata)
+    before = fold.BLOCK, fold.RUN
+    fold.BLOCK, fold.RUN = 16, 2  # several blocks and pieces even in a small array
     try:
-        out = np.empty(size, np.float32)
-        weighted_mean(out, sources, shares, slice(0, size))
+        folded = fold_files([folder / str(number) for number in range(len(weights))])
     finally:
-        fold.BLOCK = before
-    np.testing.assert_allclose(out, np.average(sources, axis=0, weights=weights), rtol=1e-5, atol=1e-6)
+        fold.BLOCK, fold.RUN = before
+    expected = np.average(sources, axis=0, weights=weights)
+    np.testing.assert_allclose(folded["weights"].arrays["w"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_different_shapes_are_refused(tmp_path: Path) -> None:

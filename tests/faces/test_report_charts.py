@@ -15,6 +15,7 @@ from wardround.core.stats import Histogram, Moments
 from wardround.faces.report import bars, svg
 from wardround.faces.report.curves import Curves, Line, curves
 from wardround.faces.report.shown import counted, decimal, duration, listed, percent, ranges, signed, size
+from wardround.faces.report.spans import spans
 from wardround.faces.report.words import plan_words, stop_words
 
 NUMBERS = st.floats(-1e12, 1e12, allow_nan=False)
@@ -65,9 +66,16 @@ def test_a_gap_is_joined_by_dots_and_marked() -> None:
 
 @given(st.lists(st.lists(st.floats(-1e9, 1e9), max_size=5), min_size=1, max_size=6))
 def test_ranges_never_hold_a_broken_number(groups: list[list[float]]) -> None:
-    drawn = bars.ranges("title", "mm", [(f"s{i}", Moments.of(values)) for i, values in enumerate(groups)])
+    drawn = spans("title", "mm", [(f"s{i}", Moments.of(values)) for i, values in enumerate(groups)])
     assert (drawn is None) == (not any(groups))
     assert not BROKEN.search(drawn or "")
+
+
+def test_values_far_apart_get_a_scale_of_powers() -> None:
+    drawn = str(spans("T1", "", [("A", Moments.of([9.0, 11.0])), ("B", Moments.of([2e5, 9e5]))]))
+    assert "log scale" in drawn
+    assert ">10⁵<" in drawn
+    assert "log scale" not in str(spans("T1", "", [("A", Moments.of([10.0])), ("B", Moments.of([90.0]))]))
 
 
 @given(st.lists(st.floats(-3, 4), min_size=1, max_size=50))

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from wardround.core.errors import StorageError, WardRoundError
 
+T = TypeVar("T")
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
@@ -91,36 +92,57 @@ def read_tensors(path: Path) -> dict[str, Array]:
     return {name: np.array(array) for name, array in map_tensors(path).items()}
 
 
-def map_tensors(path: Path) -> dict[str, Array]:
-    """Read-only views into the file: nothing is read before it is used.
+@dataclass(frozen=True)
+class Slot:
+    """Where one tensor lies in a file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int  # bytes
+
+
+def slots(path: Path) -> tuple[dict[str, Slot], dict[str, str]]:
+    """Where each tensor of a safetensors file lies, by name, and the file's metadata.
 
     Raises:
-        WardRoundError: the file is not a valid safetensors file.
+        WardRoundError: the file is not a valid safetensors file, or has a type that is not supported.
     """
     try:
         with safe_open(path, framework="numpy") as file:  # validates header, bounds and overlaps
-            names = list(file.keys())
+            names, metadata = list(file.keys()), dict(file.metadata() or {})
         with path.open("rb") as raw:
             length = int.from_bytes(raw.read(8), "little")
             header = json.loads(raw.read(length))
     except (OSError, SafetensorError, ValueError) as error:
         raise WardRoundError(f"{path.name} is not a readable safetensors file: {error}") from error
-    whole = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length) if _body(header) else np.empty(0, np.uint8)
-    return {name: _view(whole, header[name]) for name in names}
+    return {name: _slot(header[name], 8 + length) for name in names}, metadata
 
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I8": "i1", "U8": "u1", "BOOL": "?"}
 
 
-def _body(header: dict[str, Any]) -> int:
-    return max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-
-
-def _view(whole: Array, entry: dict[str, Any]) -> Array:
+def _slot(entry: dict[str, Any], body: int) -> Slot:
     if entry["dtype"] not in _DTYPES:
         raise WardRoundError(f"tensors of type {entry['dtype']} are not supported")
     start, end = entry["data_offsets"]
-    return np.asarray(whole[start:end]).view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return Slot(_DTYPES[entry["dtype"]], tuple(entry["shape"]), body + start, end - start)
+
+
+def map_tensors(path: Path) -> dict[str, Array]:
+    """Read-only views into the file: nothing is read before it is used.
+
+    Raises:
+        WardRoundError: see `slots`.
+    """
+    places, _ = slots(path)
+    whole: Array = np.empty(0, np.uint8)
+    if any(slot.size for slot in places.values()):
+        whole = np.memmap(path, dtype=np.uint8, mode="r")
+    return {
+        name: np.asarray(whole[slot.offset : slot.offset + slot.size]).view(slot.dtype).reshape(slot.shape)
+        for name, slot in places.items()
+    }
 
 
 def pack(parts: Parts) -> tuple[dict[str, Array], dict[str, str]]:
@@ -131,13 +153,18 @@ def pack(parts: Parts) -> tuple[dict[str, Array], dict[str, str]]:
 
 def unpack(path: Path) -> dict[str, Part]:
     """The parts of a packed contribution, as views into the file."""
-    arrays = map_tensors(path)
-    with safe_open(path, framework="numpy") as file:
-        weights = json.loads((file.metadata() or {}).get("weights", "{}"))
-    return {
-        part: Part({n.partition("/")[2]: a for n, a in arrays.items() if n.partition("/")[0] == part}, float(weight))
-        for part, weight in weights.items()
-    }
+    arrays, weights = map_tensors(path), part_weights(slots(path)[1])
+    return {part: Part(of_part(arrays, part), weight) for part, weight in weights.items()}
+
+
+def part_weights(metadata: Mapping[str, str]) -> dict[str, float]:
+    """The weights of a packed contribution's parts."""
+    return {part: float(weight) for part, weight in json.loads(metadata.get("weights", "{}")).items()}
+
+
+def of_part(named: Mapping[str, T], part: str) -> dict[str, T]:
+    """What belongs to a part, under the names it has there."""
+    return {name.partition("/")[2]: value for name, value in named.items() if name.partition("/")[0] == part}
 
 
 def blocks(size: int, block: int) -> Iterator[slice]:

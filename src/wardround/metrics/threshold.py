@@ -32,7 +32,7 @@ def _thresholds(images: Sequence[Array]) -> NDArray[np.float64]:
         return np.zeros(1)
     tail = 1 - np.geomspace(1e-5, 1, CANDIDATES // 2)
     levels = np.concatenate([np.linspace(0, 1, CANDIDATES - tail.size), tail])
-    return np.unique(np.quantile(values, levels))
+    return np.asarray(np.unique(np.quantile(values, levels)), dtype=np.float64)
 
 
 def _dice_curve(image: Array, mask: NDArray[np.bool_], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -41,7 +41,9 @@ def _dice_curve(image: Array, mask: NDArray[np.bool_], thresholds: NDArray[np.fl
     predicted = everything.size - np.searchsorted(everything, thresholds, side="left")
     true = lesion.size - np.searchsorted(lesion, thresholds, side="left")
     total = predicted + lesion.size
-    return np.divide(2.0 * true, total, out=np.full(thresholds.size, np.nan), where=total > 0)
+    curve = np.full(thresholds.size, np.nan)
+    np.divide(2.0 * true, total, out=curve, where=total > 0)
+    return curve
 
 
 def _scan(images: Sequence[Array], masks: Sequence[NDArray[np.bool_]]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from wardround.data.phantom.fields import Volume
 
 # The lateral ventricles lie inside this box of MNI millimetres (left-right, back-front, down-up).
 VENTRICLE_BOX = ((-38, 38), (-60, 38), (-4, 34))
+FAR = 24  # mm
 VENTRICLES = 2  # the two largest pieces of dark fluid in the box: left and right
 
 
@@ -24,7 +25,7 @@ class Atlas:
     """Maps on one 1 mm grid, axes left-right, back-front, down-up; ``origin`` is voxel (0, 0, 0) in MNI mm.
 
     ``tissue`` is (4, X, Y, Z): grey matter, white matter, brain (all in [0, 1]), and the distance to the
-    lateral ventricles in mm, negative inside them.
+    lateral ventricles in mm, negative inside them and at most `FAR`.
     """
 
     tissue: Volume
@@ -52,19 +53,21 @@ def _load_maps() -> tuple[list[NDArray[Any]], NDArray[Any]]:
 
 
 def ventricle_distance(t1: Volume, fluid: Volume, origin: NDArray[np.float64]) -> Volume:
-    """Millimetres to the lateral ventricles on a 1 mm grid, negative inside, from a T1 map in [0, 1]."""
-    inside = (t1 < 0.42) & (fluid > 0.5)
-    for axis, (low, high) in enumerate(VENTRICLE_BOX):
-        millimetres = np.arange(t1.shape[axis]) + origin[axis]
-        keep = (millimetres >= low) & (millimetres <= high)
-        inside &= keep.reshape([-1 if i == axis else 1 for i in range(3)])
-    pieces, count = ndimage.label(inside)
-    volumes = ndimage.sum_labels(inside, pieces, np.arange(1, count + 1))
-    largest = 1 + np.argsort(volumes)[-VENTRICLES:]
-    ventricles = np.isin(pieces, largest)
-    outer = ndimage.distance_transform_edt(~ventricles)
-    inner = ndimage.distance_transform_edt(ventricles)
-    return np.asarray(outer - inner, dtype=np.float32)
+    """Millimetres to the lateral ventricles on a 1 mm grid, negative inside, from a T1 map in [0, 1].
+
+    Exact up to `FAR`, which also stands for everything farther away.
+    """
+    limits = zip(VENTRICLE_BOX, origin, t1.shape, strict=True)
+    box = tuple(slice(max(0, round(low - o)), min(n, round(high - o) + 1)) for (low, high), o, n in limits)
+    near = tuple(slice(max(0, side.start - FAR), side.stop + FAR) for side in box)
+    pieces, count = ndimage.label((t1[box] < 0.42) & (fluid[box] > 0.5))
+    volumes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    inside = np.zeros(t1.shape, dtype=bool)
+    inside[box] = np.isin(pieces, 1 + np.argsort(volumes)[-VENTRICLES:])
+    distance = np.full(t1.shape, FAR, dtype=np.float32)
+    outer, inner = (ndimage.distance_transform_edt(part) for part in (~inside[near], inside[near]))
+    distance[near] = np.minimum(outer - inner, FAR)
+    return distance
 
 
 @cache
@@ -76,6 +79,6 @@ def load_atlas() -> Atlas:
     """
     (t1, gm, wm), affine = _load_maps()
     origin = np.asarray(affine[:3, 3], dtype=np.float64)
-    brain = np.asarray(ndimage.binary_fill_holes(t1 > 0.05), dtype=np.float32)
+    brain = np.asarray(t1 > 0.05, dtype=np.float32)
     distance = ventricle_distance(t1, brain - gm - wm, origin)
     return Atlas(np.stack([gm, wm, brain, distance]), origin)

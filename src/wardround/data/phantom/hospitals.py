@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wardround.core.errors import Fault, InputError, StorageError
 from wardround.core.randomness import rng as random_for
 from wardround.data.phantom.anatomy import CENTRE, grid_shape, make_anatomy
-from wardround.data.phantom.atlas import Atlas, load_atlas
+from wardround.data.phantom.atlas import load_atlas
 from wardround.data.phantom.lesions import draw_lesions
 from wardround.data.phantom.scanner import SCANNERS, Scanner, acquire, acquire_mask, signals
 
@@ -76,10 +76,10 @@ def _write_image(path: Path, voxels: NDArray[np.generic], affine: NDArray[np.flo
     image.to_filename(path)
 
 
-def write_case(folder: Path, scanner: Scanner, number: int, seed: int, atlas: Atlas, spacing: float) -> None:
+def write_case(folder: Path, scanner: Scanner, number: int, seed: int, spacing: float) -> None:
     """One patient of one hospital: FLAIR, T1 and mask, the same for the same seed and number."""
     rng = random_for(seed, "phantom", scanner.name, number)
-    anatomy = make_anatomy(rng, atlas, spacing)
+    anatomy = make_anatomy(rng, load_atlas(), spacing)
     lesions = draw_lesions(rng, anatomy, float(rng.uniform(*scanner.load)))
     case, affine = f"{scanner.name}{number:03d}", _affine(scanner, spacing)
     for name, signal, exponent in zip(("FLAIR", "T1"), signals(rng, anatomy, lesions), scanner.contrast, strict=True):
@@ -121,7 +121,7 @@ def write_hospitals(
         StorageError: the folder cannot be written.
     """
     counts = _plan_cases(cases, spacing)
-    atlas = load_atlas()
+    load_atlas()  # before any folder is made: nilearn may be missing
     total, done, folders = sum(counts.values()), 0, []
     try:
         for scanner in (scanner for scanner in SCANNERS if counts[scanner.name]):
@@ -131,7 +131,7 @@ def write_hospitals(
             _write_papers(folder, scanner, seed)
             folders.append(folder)
             for number in range(1, counts[scanner.name] + 1):
-                write_case(folder, scanner, number, seed, atlas, spacing)
+                write_case(folder, scanner, number, seed, spacing)
                 done += 1
                 if progress is not None:
                     progress(done, total)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from wardround.data.phantom.anatomy import Anatomy
 from wardround.data.phantom.fields import Volume, ramp, smooth_noise
@@ -35,8 +36,6 @@ def _places(anatomy: Anatomy) -> dict[str, NDArray[np.int64]]:
     distance = anatomy.ventricle
     low = np.arange(anatomy.shape[2]) * anatomy.spacing < 45  # below: brain stem and cerebellum
     white[:, :, low] = False
-    from scipy import ndimage  # noqa: PLC0415 - used here alone
-
     near_cortex = ndimage.uniform_filter(anatomy.gm, max(1, round(6 / anatomy.spacing))) > 0.22
     return {
         "periventricular": np.flatnonzero(white & (distance > 1) & (distance < 9)),

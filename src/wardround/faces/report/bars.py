@@ -1,4 +1,4 @@
-"""Charts of rows and columns: arms by site, ranges, histograms, time per round, who was there."""
+"""Charts of rows and columns: arms by site, histograms, time per round."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from wardround.core.stats import Histogram, Moments
+from wardround.core.stats import Histogram
 from wardround.faces.report import svg
 from wardround.faces.report.shown import decimal, duration, shortened
 
@@ -34,7 +34,7 @@ def dots(rows: Sequence[Dots], names: tuple[str, str, str]) -> Markup | None:
     x = svg.Scale(low, high, 150, WIDTH - 84)
     top, step = 34.0, 34.0
     bottom = top + step * len(rows)
-    marks = svg.ticks(low, high, 8)
+    marks = svg.ticks(low, high, 5)
     parts = [svg.line(x(v), top - 6, x(v), bottom, "grid") for v in marks]
     parts += [svg.text(x(v), bottom + 18, svg.tick_text(v, marks), anchor="middle") for v in marks]
     parts.append(svg.text(WIDTH - 84, bottom + 36, "Dice on test cases", "axis-name", "end"))
@@ -65,34 +65,6 @@ def _dot_row(row: Dots, x: svg.Scale, y: float, names: tuple[str, str, str]) -> 
             parts.append(svg.el("g", svg.el("title", f"{row.name}: {names[i]} {decimal(value)}"), mark))
     parts.append(svg.text(WIDTH, y + 4.5, decimal(row.values[2]), "value strong", "end"))
     return Markup("").join(parts)
-
-
-def ranges(title: str, unit: str, rows: Sequence[tuple[str, Moments]]) -> Markup | None:
-    """One quantity by site: mean and one standard deviation to each side, on one scale."""
-    known = [(name, m.mean, m.std or 0.0) for name, m in rows if m.mean is not None]
-    if not known:
-        return None
-    low, high = min(m - s for _, m, s in known), max(m + s for _, m, s in known)
-    span = max((high - low) * 1.16, abs(high + low) / 8, 1e-9)  # small differences must look small
-    x = svg.Scale((low + high - span) / 2, (low + high + span) / 2, 100, 310)
-    step, top = 24.0, 8.0
-    bottom = top + step * len(rows)
-    marks = svg.ticks(x.low, x.high, 3)
-    marks = marks if len(marks) > 1 else svg.ticks(x.low, x.high, 5)
-    parts = [svg.line(x(v), top, x(v), bottom, "grid") for v in marks]
-    parts += [svg.text(x(v), bottom + 17, svg.tick_text(v, marks), anchor="middle") for v in marks]
-    for i, (name, moments) in enumerate(rows):
-        y = top + step * (i + 0.5)
-        parts.append(svg.text(0, y + 4, shortened(name, 12), "name"))
-        mean, std = moments.mean, moments.std or 0.0
-        if mean is None:
-            parts.append(svg.text(104, y + 4, "unknown", "tick"))
-            continue
-        words = f"{name}: {decimal(mean, 2)} ± {decimal(std, 2)} {unit} ({moments.n} cases)".replace("  ", " ")
-        bar = svg.line(x(mean - std), y, x(mean + std), y, "whisker")
-        parts.append(svg.el("g", svg.el("title", words), bar, svg.marker(0, x(mean), y, 4.5, "dot plain")))
-    label = f"{title}: " + "; ".join(f"{n} {decimal(m, 2)} plus or minus {decimal(s, 2)} {unit}" for n, m, s in known)
-    return svg.picture(320, bottom + 24, label, *parts, class_="chart small")
 
 
 def histogram(title: str, counts: Histogram, tallest: float) -> Markup:

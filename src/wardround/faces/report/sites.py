@@ -12,6 +12,7 @@ from wardround.core.stats import Histogram, Moments
 from wardround.faces.report import bars
 from wardround.faces.report.collect import Material
 from wardround.faces.report.history import std_of
+from wardround.faces.report.spans import spans
 
 Summaries = Mapping[str, SiteSummary]
 
@@ -62,7 +63,7 @@ def groups(material: Material) -> list[Group]:
 
 def _moments(title: str, words: str, rows: Mapping[str, Sequence[tuple[str, Moments]]], unit: str) -> Group:
     drawn = {
-        name: bars.ranges(name, unit, [(site, m if std_of(m) is not None else Moments()) for site, m in values])
+        name: spans(name, unit, [(site, m if std_of(m) is not None else Moments()) for site, m in values])
         for name, values in rows.items()
     }
     return Group(title, words, tuple(Panel(name, chart) for name, chart in drawn.items() if chart is not None))
@@ -115,11 +116,16 @@ def _sane(histogram: Histogram) -> bool:
 
 
 def _window(histograms: Sequence[Histogram]) -> tuple[int, int]:
-    """First and one past the last bin that any site uses, one bin wider; all share the same bins or none is cut."""
+    """First and one past the last bin to show: what any site uses and a little more, the same for all.
+
+    Nothing is cut where the sites' bins differ.
+    """
     if len({(h.low, h.high, len(h.counts)) for h in histograms}) != 1:
         return 0, 0
     used = [i for h in histograms for i, n in enumerate(h.counts) if n]
-    return max(0, min(used) - 1), min(len(histograms[0].counts), max(used) + 2)
+    bins, start, end = len(histograms[0].counts), min(used) - 1, max(used) + 2
+    missing = max(0, 12 - (end - start))  # three decades at least, or a few broad blocks would fill the chart
+    return max(0, start - missing // 2), min(bins, end + missing - missing // 2)
 
 
 def _cut(histogram: Histogram, window: tuple[int, int]) -> Histogram:
