@@ -111,8 +111,8 @@ def bench_round(repeats: int, steps: int) -> None:
     waits = [seconds["data"] / seconds["total"] for seconds in trained]
     say(f"round over bare PyTorch ({steps} steps, {machine.precision}, 1 core, {repeats} pairs): "
         f"median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}   (goal <= 1.05)")  # fmt: skip
-    say("  the round: load, {0} augmented batches, steps, checks, private state, reply, fold, checkpoint; "
-        "validation apart; bare: the same steps on batches that lie ready".format(steps))  # fmt: skip
+    say(f"  the round: load, {steps} augmented batches, steps, checks, private state, reply, fold, checkpoint; "
+        "validation apart; bare: the same steps on batches that lie ready")  # fmt: skip
     say(f"site's time waiting for data: median {100 * statistics.median(waits):.1f} %   (goal <= 5 %)")
     assert torch.get_num_threads() == 1
     assert checkpoint.load(place) is not None
@@ -180,13 +180,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--out", type=Path, help="also write the lines to this file, as Markdown")
     options = parser.parse_args()
-    say(f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    say(
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}"
+    )
     bench_fold(options.repeats)
     bench_round(options.repeats, options.steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     say(f"peak memory of the site that trained: {peak:.0f} MB")
     if options.out:
-        text = "# Speed\n\nPrinted by `make bench` (`python benchmarks/bench.py`).\n\n```\n" + "\n".join(LINES) + "\n```\n"
+        text = (
+            "# Speed\n\nPrinted by `make bench` (`python benchmarks/bench.py`).\n\n```\n" + "\n".join(LINES) + "\n```\n"
+        )
         options.out.write_text(text, encoding="utf-8")
     print(json.dumps({"lines": len(LINES)}), file=sys.stderr)
 

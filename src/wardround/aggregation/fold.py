@@ -62,9 +62,7 @@ def _form(places: dict[str, Slot]) -> dict[str, tuple[tuple[int, ...], str]]:
     return {name: (slot.shape, slot.dtype) for name, slot in places.items()}
 
 
-def _fold_part(
-    name: str, handles: Sequence[int], layouts: Sequence[dict[str, Slot]], weights: Sequence[float]
-) -> Part:
+def _fold_part(name: str, handles: Sequence[int], layouts: Sequence[dict[str, Slot]], weights: Sequence[float]) -> Part:
     total = float(sum(weights))
     if not total > 0:
         raise WardRoundError(f"the weights of {name!r} add up to {total}, not to a positive number")
@@ -96,7 +94,7 @@ def _weighted_mean(out: Array, sources: Sequence[_Source], piece: slice) -> None
 
 
 def _read(handle: int, target: Array, offset: int) -> None:
-    view = memoryview(target).cast("B")
+    view = target.data.cast("B")
     while view:
         got = os.preadv(handle, [view], offset)
         if not got:

@@ -40,7 +40,10 @@ def deal(subjects: Sequence[str], key: str, folds: int, before: Mapping[str, int
 
 
 def split_cases(cases: Mapping[str, str], deal_of: Mapping[str, int], fold: int) -> Split:
-    """Cases (id -> subject) by part; ``fold`` counts round where the site has fewer folds.
+    """Cases (id -> subject) by part.
+
+    A site with fewer folds than the plan has nothing to test in the plan's last folds, so that over
+    all folds every case is tested exactly once.
 
     Raises:
         SiteError: fewer than three subjects: nothing could be trained, selected and tested apart.
@@ -50,7 +53,8 @@ def split_cases(cases: Mapping[str, str], deal_of: Mapping[str, int], fold: int)
         raise SiteError(
             f"only {len(set(cases.values()))} usable subjects: training, validation and test need at least 3"
         )
-    test, validation = used[fold % len(used)], used[(fold + 1) % len(used)]
+    test = used[fold] if fold < len(used) else None
+    validation = used[(fold + 1) % len(used)]
     parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for case in sorted(cases):
         where = deal_of[cases[case]]

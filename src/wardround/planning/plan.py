@@ -94,9 +94,9 @@ class Evaluation(Frozen):
     fold: int = Field(default=0, ge=0, description="test fold; the next one is validation, the rest training")
     split_key: Annotated[str, Field(min_length=1, max_length=100)] = "wardround"
     inference: Literal["auto", "whole", "sliding"] = Field(
-        default="auto", description="whole image where it fits in memory, else overlapping patches"
+        default="auto", description="overlapping patches where the image is over twice the patch, else the whole image"
     )
-    overlap: float = Field(default=0.5, ge=0, lt=1)
+    overlap: float = Field(default=0.5, ge=0, lt=1, description="of patches in inference, as a share of the patch")
     tolerance: float = Field(default=1.0, gt=0, le=100, description="mm, of the surface Dice")
     minimum_lesion: float = Field(default=3.0, ge=0, description="mm^3; smaller components are not counted")
     every: Positive = Field(default=1, description="validate after every n-th round (and after the last)")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from wardround.core.errors import InputError, Interrupted
 from wardround.core.rundir import RunDir
+from wardround.faces.cli.crossval import create_folds, folds, print_merged
 from wardround.faces.cli.live import LiveRun
 from wardround.faces.report.console import print_summary
 from wardround.faces.report.page import write_report
@@ -31,6 +32,9 @@ def run(
         typer.Option("--baseline", help="Also train `pooled`, `local` (each site alone) or `local:SITE`."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the plan's seed.")] = None,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate", help="One federation a fold: every case is a test case once.")
+    ] = False,
 ) -> None:
     """Train one model across the sites, on this machine.
 
@@ -43,8 +47,9 @@ def run(
     file, folders = load_sites(sites, data_root)
     chosen = baselines([*(baseline or [])], list(folders))
     place = RunDir((out or Path("runs") / f"{plan.parent.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve())
-    create(place, loaded, file, folders, chosen, plan.read_text(encoding="utf-8"))
-    execute(place)
+    make = create_folds if cross_validate else create
+    make(place, loaded, file, folders, chosen, plan.read_text(encoding="utf-8"))
+    go_on(place)
 
 
 def resume(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The run directory.")]) -> None:
@@ -52,7 +57,16 @@ def resume(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The ru
 
     Example: `wardround resume runs/hippocampus`
     """
-    execute(RunDir(directory.resolve()))
+    go_on(RunDir(directory.resolve()))
+
+
+def go_on(place: RunDir) -> None:
+    """Run or resume a run directory, or all the folds in it."""
+    runs = folds(place)
+    for run_of_fold in runs or [place]:
+        execute(run_of_fold)
+    if runs:
+        print_merged(place, runs, Console())
 
 
 def execute(place: RunDir) -> None:
