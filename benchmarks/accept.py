@@ -29,12 +29,12 @@ def wardround(*args: object) -> float:
     return time.monotonic() - begin
 
 
-def study(name: str, out: Path, data: Path, *options: str, **network: Any) -> Path:
+def study(example_name: str, out: Path, data: Path, *options: str, **network: Any) -> Path:
     """Run an example with another network, or find it done; returns the run directory."""
-    example = ROOT / "examples" / name
+    example = ROOT / "examples" / example_name
     plan = yaml.safe_load((example / "plan.yaml").read_text())
     plan["network"] |= network
-    folder = out / f"{name}-{plan['network']['name'].replace('+', 'p')}"
+    folder = out / f"{example_name}-{plan['network']['name'].replace('+', 'p')}"
     file = out / f"{folder.name}.yaml"
     file.write_text(yaml.safe_dump(plan, sort_keys=False))
     if not folder.exists():

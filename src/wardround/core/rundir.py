@@ -69,17 +69,28 @@ class RunDir:
         folder = self.root / "baselines"
         return [RunDir(path) for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
 
-    def make(self) -> None:
-        """Create the folder. Raises StorageError where it cannot be written or is used already."""
+    def make_free(self) -> None:
+        """Make sure that the folder exists, is empty and can be written.
+
+        Raises:
+            StorageError: it is not so.
+        """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             if any(self.root.iterdir()):
                 raise StorageError(
                     f"{self.root} is not empty: choose another --out, or go on with `wardround resume {self.root}`"
                 )
-            write_bytes(self.root / "latest", b"")
+            probe = self.root / ".probe"
+            probe.touch()
+            probe.unlink()
         except OSError as error:
             raise StorageError(f"cannot use {self.root} as the run directory: {error.strerror}") from error
+
+    def make(self) -> None:
+        """Begin a run directory. Raises StorageError as `make_free`."""
+        self.make_free()
+        write_bytes(self.root / "latest", b"")
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a readable JSON file atomically."""

@@ -38,8 +38,7 @@ def demo(
     """
     console = Console(stderr=True)
     place = RunDir((out / "run").resolve())
-    place.root.parent.mkdir(parents=True, exist_ok=True)
-    place.make()
+    place.make_free()
     folders = _hospitals(console, out / "hospitals", seed)
     plan_file = Path(str(resources.files("wardround.faces") / "demo_plan.yaml"))
     plan = load_plan(plan_file).model_copy(update={"seed": seed})
