@@ -160,6 +160,11 @@ def test_a_small_gain_is_kept_but_does_not_count() -> None:
     assert (state.best, state.best_round, state.barren) == (0.505, 2, 2)
 
 
+def test_patience_counts_rounds_however_seldom_the_model_is_validated() -> None:
+    state, best = judged(State(round=6, best=0.5, best_round=2, barren=2), 0.4, gain=0.01, rounds=2)
+    assert (best, state.barren) == (False, 4)
+
+
 def test_tasks_are_placed_on_the_global_schedule(tmp_path: Path, hospitals: Hospitals) -> None:
     seen = []
     ask = hospitals.ask

@@ -131,7 +131,7 @@ def _validate(run: Run, state: State, model: Path) -> tuple[State, Mapping[str, 
     result = _exchange(run, _task(run, state.round, "validate", model), model, quorum=1)
     scores = _scores(result)
     dice = merge_all(scores.values(), Scores()).mean_dice
-    state, is_best = judged(state, dice, run.plan.rounds.gain)
+    state, is_best = judged(state, dice, run.plan.rounds.gain, run.plan.evaluation.every)
     return state, scores, is_best
 
 

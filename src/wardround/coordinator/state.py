@@ -18,15 +18,15 @@ class State(Frozen):
     barren: NonNegativeInt = 0  # rounds since the last gain that counts
 
 
-def judged(state: State, dice: float | None, gain: float) -> tuple[State, bool]:
+def judged(state: State, dice: float | None, gain: float, rounds: int = 1) -> tuple[State, bool]:
     """The state after a validation, and whether the model is the best so far.
 
     Any improvement makes a model the best; only one of at least ``gain`` ends a barren stretch.
+    ``rounds`` is how many rounds passed since the last validation.
     """
-    if dice is None:
-        return state.model_copy(update={"barren": state.barren + 1}), state.best_round is None
-    if state.best is None or dice > state.best:
-        enough = state.best is None or dice >= state.best + gain
-        update = {"best": dice, "best_round": state.round, "barren": 0 if enough else state.barren + 1}
-        return state.model_copy(update=update), True
-    return state.model_copy(update={"barren": state.barren + 1}), False
+    barren = state.barren + rounds
+    if dice is None or (state.best is not None and dice <= state.best):
+        return state.model_copy(update={"barren": barren}), False
+    if state.best is None or dice >= state.best + gain:
+        barren = 0
+    return state.model_copy(update={"best": dice, "best_round": state.round, "barren": barren}), True

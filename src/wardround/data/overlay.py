@@ -18,7 +18,7 @@ PALETTE: tuple[Colour, ...] = (
 )
 REFERENCE: Colour = (64, 196, 255)
 PREDICTION: Colour = (255, 120, 0)
-BOTH: Colour = (255, 255, 255)
+BOTH: Colour = (130, 255, 70)
 INK: Colour = (225, 225, 225)
 PAPER: Colour = (18, 18, 20)
 

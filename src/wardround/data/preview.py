@@ -90,7 +90,7 @@ def render_overlay(
     """Outlines on the image.
 
     Without a prediction each label has its colour; with one, the reference is blue, the prediction
-    orange, and where both outlines meet, white.
+    orange, and where both outlines meet, green.
 
     Args:
         image: (channels, X, Y, Z) with axes running right, front and head; (channels, H, W, 1) of a picture.

@@ -79,6 +79,8 @@ class LiveRun:
         return f"{arm}: goes on where it was interrupted" if kind == "run_resumed" else None
 
     def _round(self, arm: str, event: dict[str, Any]) -> str:
+        if not event["scores"]:
+            return f"{arm}: round {event['round'] + 1}/{self._rounds}  {event['seconds']['total']:.1f} s"
         sites = {s: "-" if v is None else f"{v:.3f}" for s, v in event["scores"].items()}
         mean = "-" if event["mean_dice"] is None else f"{event['mean_dice']:.3f}"
         number = f"{event['round'] + 1}/{self._rounds}"
