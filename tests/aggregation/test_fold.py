@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wardround.aggregation import fold
+from wardround.aggregation import contributions
 from wardround.aggregation.fold import fold_files
 from wardround.aggregation.plain import Plain
 from wardround.core.contracts import Aggregate, Lost
@@ -39,12 +39,12 @@ def test_blocks_agree_with_numpy(tmp_path_factory: pytest.TempPathFactory, weigh
     for number, (source, weight) in enumerate(zip(sources, weights, strict=True)):
         arrays, metadata = pack({"weights": Part({"w": source, "v": source[:1]}, weight)})
         write_tensors(folder / str(number), arrays, metadata)
-    before = fold.BLOCK, fold.RUN
-    fold.BLOCK, fold.RUN = 16, 2  # several blocks and pieces even in a small array
+    before = contributions.BLOCK, contributions.RUN
+    contributions.BLOCK, contributions.RUN = 16, 2  # several blocks and pieces even in a small array
     try:
         folded = fold_files([folder / str(number) for number in range(len(weights))])
     finally:
-        fold.BLOCK, fold.RUN = before
+        contributions.BLOCK, contributions.RUN = before
     expected = np.average(sources, axis=0, weights=weights)
     np.testing.assert_allclose(folded["weights"].arrays["w"], expected, rtol=1e-5, atol=1e-6)
 

@@ -4,66 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
+from invented import Hospitals, start
 
 from tiny import make_plan
 from wardround.coordinator import checkpoint
-from wardround.coordinator.rounds import Run, run_rounds
+from wardround.coordinator.rounds import run_rounds
 from wardround.coordinator.state import State, judged
 from wardround.coordinator.stopping import why_stop
 from wardround.core.errors import QuorumLost
-from wardround.core.messages import Answer, InitFacts, Reply, ScoreFacts, SiteFailed, SiteSummary, Task, TrainFacts
-from wardround.core.rundir import EventLog, RunDir, read_events
-from wardround.core.scores import LabelScores, Scores
-from wardround.core.stats import Moments
-from wardround.core.weights import Part, pack, read_tensors, unpack, write_tensors
-from wardround.planning.plan import Plan
-
-
-@dataclass
-class Hospitals:
-    """Each site adds its own step to the weights; Dice follows a given curve."""
-
-    folder: Path
-    steps: dict[str, float]
-    curve: list[float]
-    failing: dict[tuple[str, int], str] = field(default_factory=dict)
-    asked: list[tuple[str, int, str]] = field(default_factory=list)
-
-    def ask(self, task: Task, tensors: Path | None, sites: Sequence[str]) -> Iterator[Answer | SiteFailed]:
-        for site in reversed(sites):
-            self.asked.append((task.verb, task.round, site))
-            if (site, task.round) in self.failing and task.verb == "train":
-                yield SiteFailed(task=task.id, site=site, kind="error", reason=self.failing[site, task.round])
-            else:
-                yield self._answer(task, tensors, site)
-
-    def _answer(self, task: Task, tensors: Path | None, site: str) -> Answer:
-        if task.verb == "describe":
-            return Answer(Reply(task=task.id, site=site, facts=SiteSummary(dataset="0" * 64)))
-        if task.verb in ("validate", "test"):
-            dice = LabelScores(dice=Moments.of([self.curve[task.round - 1]]))
-            return Answer(Reply(task=task.id, site=site, facts=ScoreFacts(scores=Scores(cases=1, labels={"b": dice}))))
-        before = np.zeros(2, np.float32) if tensors is None else unpack(tensors)["weights"].arrays["w"]
-        arrays, metadata = pack({"weights": Part({"w": before + np.float32(self.steps[site])}, 1.0)})
-        path = self.folder / f"{site}-{task.round}-{task.verb}"
-        write_tensors(path, arrays, metadata)
-        facts = InitFacts(parameters=2)
-        if task.verb == "train":
-            facts = TrainFacts(cases=1, updates=3, samples=6, loss=1.0, rate=0.1)
-        return Answer(Reply(task=task.id, site=site, facts=facts, size=path.stat().st_size), path)
-
-
-def start(tmp_path: Path, plan: Plan, hospitals: Hospitals, fixed: int | None = None) -> Run:
-    place = RunDir(tmp_path / "run")
-    if not place.root.exists():
-        place.make()
-    sites = tuple(hospitals.steps)
-    return Run(plan, place, hospitals.ask, sites, sites, EventLog(place.events), fixed)
+from wardround.core.messages import Answer, SiteFailed, Task
+from wardround.core.rundir import RunDir, read_events
+from wardround.core.weights import read_tensors
 
 
 @pytest.fixture

@@ -5,98 +5,72 @@ Why float32 and not float64: docs/decisions/0003-fold-in-float32.md.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from wardround.aggregation.contributions import Folded, Group, Stretch, empty_like, opened, sweep
 from wardround.core.errors import WardRoundError
-from wardround.core.weights import Array, Part, Slot, blocks, of_part, part_weights, slots
-
-# Numbers in a block: one block of the sum and one of a site (float32) stay in the second-level cache.
-BLOCK = 65536
-# Blocks a thread takes at a time.
-RUN = 32
+from wardround.core.weights import Array, Part
 
 
-@dataclass(frozen=True)
-class _Source:
-    """One site's tensor: an open file and where the tensor begins in it."""
-
-    handle: int
-    offset: int
-    share: float
-
-
-def fold_files(files: Sequence[Path]) -> dict[str, Part]:
-    """Weighted mean of the packed contributions in ``files``, folded in the order given.
+def fold(group: Group, given: Mapping[str, Sequence[float]] | None = None) -> Folded:
+    """Weighted mean of a group's contributions, by part, with their own weights or those ``given``.
 
     Blocks of parameters are the outer loop and sites the inner one, so a block's sum never leaves
     the processor's cache and every contribution is read exactly once, into one small buffer:
-    memory does not grow with the number of sites. The order of the sums is fixed, so the bits do
-    not depend on arrival.
+    memory does not grow with the number of sites. Norms are measured on the way, while a block is in
+    the cache. The order of the sums is fixed, so the bits do not depend on arrival.
 
     Raises:
-        WardRoundError: contributions differ in parts, names, shapes or types.
+        WardRoundError: weights do not add up to a positive number.
     """
-    layouts = [slots(file) for file in files]
-    weights = [part_weights(metadata) for _, metadata in layouts]
-    for other, (places, _) in zip(weights, layouts, strict=True):
-        if set(other) != set(weights[0]) or _form(places) != _form(layouts[0][0]):
-            raise WardRoundError("the sites' contributions differ in names, shapes or types")
+    parts, squares = {}, {}
+    for part in group.members[0].weights:
+        weights = group.weights(part)
+        shares = shares_of(part, weights if given is None else given[part])
+        means = empty_like(group, part)
+        found = sweep(group, part, partial(_weighted_mean, shares=shares), means)
+        parts[part] = Part(means, float(sum(weights)))
+        squares[part] = np.zeros(len(weights)) if found is None else found
+    return Folded(parts, squares)
+
+
+def fold_files(files: Sequence[Path]) -> dict[str, Part]:
+    """`fold` of packed contributions that are known to be sound, in the order given.
+
+    Raises:
+        WardRoundError: they differ in parts, names, shapes or types, or weights add up to nothing.
+    """
     with ExitStack() as stack:
-        handles = [stack.enter_context(file.open("rb")).fileno() for file in files]
-        return {
-            part: _fold_part(
-                part, handles, [of_part(places, part) for places, _ in layouts], [other[part] for other in weights]
-            )
-            for part in weights[0]
-        }
+        members = [opened(stack, file.name, file) for file in files]
+        forms = [(set(member.weights), member.form()) for member in members]
+        if any(form != forms[0] for form in forms):
+            raise WardRoundError("the sites' contributions differ in names, shapes or types")
+        return dict(fold(Group(members, measured=True)).parts)
 
 
-def _form(places: dict[str, Slot]) -> dict[str, tuple[tuple[int, ...], str]]:
-    return {name: (slot.shape, slot.dtype) for name, slot in places.items()}
-
-
-def _fold_part(name: str, handles: Sequence[int], layouts: Sequence[dict[str, Slot]], weights: Sequence[float]) -> Part:
+def shares_of(part: str, weights: Sequence[float]) -> list[float]:
+    """Weights as shares of one. Raises WardRoundError where they add up to nothing."""
     total = float(sum(weights))
     if not total > 0:
-        raise WardRoundError(f"the weights of {name!r} add up to {total}, not to a positive number")
-    means = {key: np.empty(slot.shape, slot.dtype) for key, slot in layouts[0].items()}
-    jobs = []
-    for key, mean in means.items():
-        sources = [
-            _Source(handle, layout[key].offset, weight / total)
-            for handle, layout, weight in zip(handles, layouts, weights, strict=True)
-        ]
-        jobs += [(mean.reshape(-1), sources, piece) for piece in blocks(mean.size, RUN * BLOCK)]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # numpy and reads release the lock
-        list(pool.map(lambda job: _weighted_mean(*job), jobs))
-    return Part(means, total)
+        raise WardRoundError(f"the weights of {part!r} add up to {total}, not to a positive number")
+    return [weight / total for weight in weights]
 
 
-def _weighted_mean(out: Array, sources: Sequence[_Source], piece: slice) -> None:
-    """``out[piece] = sum_k share_k * source_k[piece]``, in that order, in the arrays' own type."""
-    scratch = np.empty(min(BLOCK, piece.stop - piece.start), out.dtype)
-    for block in blocks(piece.stop - piece.start, BLOCK):
-        first, last = piece.start + block.start, piece.start + block.stop
-        total, term = out[first:last], scratch[: last - first]
-        for number, source in enumerate(sources):
+def _weighted_mean(stretch: Stretch, out: Array | None, shares: Sequence[float]) -> Array:
+    """``out = sum_k share_k * x_k``, in that order, in the arrays' own type."""
+    assert out is not None  # noqa: S101 - `fold` gives arrays
+    scratch = np.empty(stretch.size, out.dtype)
+    for where in stretch.blocks():
+        total, term = out[where], scratch[: where.stop - where.start]
+        for number, share in enumerate(shares):
             target = total if number == 0 else term
-            _read(source.handle, target, source.offset + first * out.itemsize)
-            target *= out.dtype.type(source.share)
+            stretch.read(number, where, target)
+            target *= out.dtype.type(share)
             if number:
                 total += term
-
-
-def _read(handle: int, target: Array, offset: int) -> None:
-    view = target.data.cast("B")
-    while view:
-        got = os.preadv(handle, [view], offset)
-        if not got:
-            raise WardRoundError("a contribution's file ended early")
-        view, offset = view[got:], offset + got
+    return stretch.squares

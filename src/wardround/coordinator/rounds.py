@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wardround.coordinator import checkpoint
 from wardround.coordinator.checkpoint import Checkpoint
+from wardround.coordinator.replay import refusing_replays, remembered
 from wardround.coordinator.state import State, judged
 from wardround.coordinator.stopping import why_stop
-from wardround.core.contracts import Aggregate, Ask, Lost
+from wardround.core.contracts import Aggregate, Alert, Ask, Lost
 from wardround.core.errors import QuorumLost
 from wardround.core.messages import ScoreFacts, SiteFailed, SiteSummary, Task, TrainFacts, Verb
 from wardround.core.rundir import EventLog, RunDir
@@ -75,7 +76,8 @@ def one_round(run: Run, point: Checkpoint) -> Checkpoint:
     plan, state = run.plan, point.state
     run.log.write("round_started", round=state.round, sites=list(run.sites))
     task = _task(run, state.round, "train", point.file, accepted=state.accepted)
-    aggregate = _exchange(run, task, point.file, run.quorum)
+    ask = refusing_replays(run.ask, state.folded, lambda site: _alert(run, task, Alert(site, "replayed")))
+    aggregate = _exchange(replace(run, ask=ask), task, point.file, run.quorum)
     stepping = time.perf_counter()
     weights, shared = plan.strategy.step(point.weights, point.shared, aggregate, len(run.sites))
     stepped = time.perf_counter()
@@ -83,6 +85,7 @@ def one_round(run: Run, point: Checkpoint) -> Checkpoint:
     state = State(
         round=state.round + 1,
         accepted={**state.accepted, **dict.fromkeys(joined, state.round)},
+        folded=remembered(state.folded, aggregate.answers),
         best=state.best,
         best_round=state.best_round,
         barren=state.barren,
@@ -182,6 +185,8 @@ def _exchange(run: Run, task: Task, model: Path | None, quorum: int, sites: Sequ
         run.log.write(
             "site_failed", round=task.round, verb=task.verb, site=failure.site, kind=failure.kind, reason=failure.reason
         )
+    for alert in result.alerts:
+        _alert(run, task, alert)
     if isinstance(result, Lost):
         raise _lost(run, task, result)
     size = 0 if model is None else model.stat().st_size
@@ -201,11 +206,17 @@ def _exchange(run: Run, task: Task, model: Path | None, quorum: int, sites: Sequ
     return result
 
 
+def _alert(run: Run, task: Task, alert: Alert) -> None:
+    run.log.write("site_alert", round=task.round, verb=task.verb, **asdict(alert))
+
+
 def _lost(run: Run, task: Task, lost: Lost) -> QuorumLost:
     run.log.write("run_stopped", reason="failed", rounds=task.round, best_round=None)
     reasons = "\n".join(f"  - {failure.site}: {failure.kind}: {failure.reason}" for failure in lost.failures)
+    got = f"{lost.got} of {len(run.sites)} sites answered, {lost.needed} are needed"
+    why = f" ({lost.why})" if lost.why else ""
     return QuorumLost(
-        f"round {task.round}, {task.verb}: {lost.got} of {len(run.sites)} sites answered, {lost.needed} are needed\n"
+        f"round {task.round}, {task.verb}: {got}{why}\n"
         f"{reasons}\nMend the sites, then go on with: wardround resume {run.dir.root}"
     )
 

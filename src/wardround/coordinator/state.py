@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import NonNegativeInt
 
 from wardround.core.frozen import Frozen
-from wardround.core.messages import SiteName
+from wardround.core.messages import Digest, SiteName
 
 
 class State(Frozen):
@@ -13,6 +13,7 @@ class State(Frozen):
 
     round: NonNegativeInt = 0
     accepted: dict[SiteName, NonNegativeInt] = {}  # the last round in which a site's contribution counted
+    folded: dict[SiteName, tuple[Digest, ...]] = {}  # digests of a site's last contributions that counted
     best: float | None = None  # mean validation Dice over all sites' cases
     best_round: NonNegativeInt | None = None
     barren: NonNegativeInt = 0  # rounds since the last gain that counts

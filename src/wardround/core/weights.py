@@ -33,11 +33,27 @@ class Part:
 Parts = Mapping[str, Part]
 
 
+STATISTICS = ("running_mean", "running_var")
+
+
+def is_statistic(name: str) -> bool:
+    """True for a running mean or variance of batch normalisation, told by the last word of its name.
+
+    Everything else that travels is a parameter. No network may give a parameter such a name.
+    """
+    return name.rpartition(".")[2] in STATISTICS
+
+
+def parameters(arrays: Mapping[str, T]) -> dict[str, T]:
+    """What has a gradient: everything but running statistics (see `is_statistic`)."""
+    return {name: array for name, array in arrays.items() if not is_statistic(name)}
+
+
 def weights_digest(arrays: Arrays) -> str:
     """SHA-256 over names, types, shapes and bytes, in name order."""
     total = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         total.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
         total.update(array.data)
     return total.hexdigest()
@@ -58,7 +74,7 @@ def write_tensors(path: Path, arrays: Arrays, metadata: Mapping[str, str] | None
     """Write a safetensors file so that it is either absent or whole, even after a power cut."""
     scratch = path.with_name(path.name + ".part")
     try:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, scratch, metadata=dict(metadata or {}))
+        save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, scratch, metadata=dict(metadata or {}))
         _settle(scratch, path)
     except (OSError, SafetensorError) as error:
         scratch.unlink(missing_ok=True)

@@ -166,6 +166,18 @@ class Plan(Frozen):
             faults.append(f"training.augmentation.flip_axes must lie in 0..{self.task.dimensions - 1}")
         if self.training.loss.dice == 0 and self.training.loss.cross_entropy == 0:
             faults.append("training.loss: dice and cross_entropy cannot both be 0")
+        faults += self._strategy_faults()
+        return faults
+
+    def _strategy_faults(self) -> list[str]:
+        faults, name = [], self.strategy.name
+        if refused := self.strategy.refuses(self.training.descent):
+            faults.append(f"strategy {name}: {refused}")
+        if self.strategy.needs_mean and not isinstance(self.aggregation, Plain):
+            faults.append(
+                f"strategy {name} needs aggregation plain: what its sites send are terms of a sum, "
+                f"of which {self.aggregation.name} is not the mean"
+            )
         return faults
 
 

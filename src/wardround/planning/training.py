@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from wardround.core.contracts import Descent
 from wardround.core.frozen import Frozen
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -77,3 +78,9 @@ class Training(Frozen):
     most_skipped: Probability = Field(
         default=0.1, description="share of steps with non-finite gradients above which the site's task fails"
     )
+
+    @property
+    def descent(self) -> Descent:
+        """What a strategy may have to refuse."""
+        momentum = self.optimiser.momentum if isinstance(self.optimiser, Sgd) else 0.0
+        return Descent(self.optimiser.name, momentum, carried=self.optimiser_state == "keep")

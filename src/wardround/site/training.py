@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from wardround.core.contracts import Kept, Shared
+from wardround.core.contracts import Kept, Shared, Strategy, Work
 from wardround.core.errors import SiteError
 from wardround.core.messages import Seconds, TrainFacts
 from wardround.core.randomness import seed_of
@@ -23,6 +24,7 @@ from wardround.site.optimiser import load_state, make_optimiser, rate_at, save_s
 from wardround.site.patches import Batches
 
 STRATEGY = "strategy/"
+LOSS_BATCHES = 8  # on which the loss of the received model is measured, where a strategy needs it
 Progress = Callable[[int, int], None]
 
 
@@ -32,7 +34,7 @@ class _Tally:
 
     loss: float = 0.0
     steps: int = 0
-    skipped: int = 0
+    rates: list[float] = field(default_factory=list)  # of the steps that were not skipped
     data: float = 0.0
     compute: float = 0.0
 
@@ -70,7 +72,7 @@ def train(
         The contribution, the private state to keep, and the facts that may be told.
 
     Raises:
-        SiteError: too many non-finite gradients, or non-finite weights.
+        SiteError: too many non-finite gradients, or a loss that is not finite.
     """
     begin = time.perf_counter()
     before, shared = sent
@@ -81,10 +83,11 @@ def train(
     if plan.training.optimiser_state == "keep":
         load_state(optimiser, network, kept)
     pull = _Pull(plan, machine, before, shared, private)
+    updates = range(first_update, first_update + plan.training.steps)
+    received = _received_loss(plan, machine, network, batches, updates) if plan.strategy.needs_loss else None
     prepared = time.perf_counter() - begin
     step = _stepper(plan, machine, network, optimiser, pull)
     tally = _Tally()
-    updates = range(first_update, first_update + plan.training.steps)
     for update, (image, label) in zip(updates, _ahead(batches, updates, tally), strict=True):
         started = time.perf_counter()
         for group in optimiser.param_groups:
@@ -98,20 +101,18 @@ def train(
     closing = time.perf_counter()
     after = exchange(network)
     rate = rate_at(plan, updates[-1])
-    taken = tally.steps - tally.skipped
-    parts, private_after = plan.strategy.report(
-        before, after, shared, private, steps=taken, rate=rate, cases=len(batches.cases)
-    )
+    work = Work(len(batches.cases), tuple(tally.rates), plan.training.descent.momentum, received)
+    parts, private_after = plan.strategy.report(before, after, shared, private, work)
     out = {f"{STRATEGY}{name}": array for name, array in private_after.items()}
     if plan.training.optimiser_state == "keep":
         out.update(save_state(optimiser, network))
     end = time.perf_counter()
     facts = TrainFacts(
-        cases=len(batches.cases),
-        updates=taken,
+        cases=work.cases,
+        updates=work.steps,
         samples=tally.steps * plan.training.batch,
-        skipped=tally.skipped,
-        loss=tally.loss / max(1, taken),
+        skipped=tally.steps - work.steps,
+        loss=tally.loss / work.steps,
         rate=rate,
         seconds=Seconds(data=tally.data, compute=tally.compute, prepare=prepared + end - closing, total=end - begin),
     )
@@ -123,12 +124,17 @@ class _Pull:
 
     def __init__(self, plan: Plan, machine: Machine, anchor: Arrays, shared: Shared, kept: Kept) -> None:
         self._strategy = plan.strategy
+        self._idle = type(plan.strategy).pull is Strategy.pull
+        if self._idle:
+            return  # nothing needs to lie on the device
         self._anchor, self._shared, self._kept = (
             {name: torch.from_numpy(array.copy()).to(machine.device) for name, array in arrays.items()}
             for arrays in (anchor, shared, kept)
         )
 
     def add(self, network: nn.Module) -> None:
+        if self._idle:
+            return
         with torch.no_grad():
             parameters = {n: p for n, p in network.named_parameters() if p.grad is not None}
             extra = self._strategy.pull(parameters, self._anchor, self._shared, self._kept)  # type: ignore[arg-type]
@@ -156,18 +162,35 @@ def _stepper(
         if bool(torch.isfinite(norm)):
             optimiser.step()
             tally.loss += float(loss.detach())
-        else:
-            tally.skipped += 1
+            tally.rates.append(optimiser.param_groups[0]["lr"])
 
     return step
 
 
+def _received_loss(plan: Plan, machine: Machine, network: nn.Module, batches: Batches, updates: range) -> float:
+    """Mean loss of the model as it was sent, on the round's first batches; the model is left as it is."""
+    loss_of, chosen = make_loss(plan.training.loss), updates[:LOSS_BATCHES]
+    network.eval()
+    with torch.no_grad(), machine.autocast():
+        total = 0.0
+        for update in chosen:
+            image, label = (tensor.to(machine.device) for tensor in batches.make(update))
+            total += float(loss_of(network(image), label))
+    network.train()
+    if not math.isfinite(total):
+        raise SiteError("the loss of the model that was sent is not finite on this site's training cases")
+    return total / len(chosen)
+
+
 def _judge(plan: Plan, tally: _Tally) -> None:
-    if tally.skipped > plan.training.most_skipped * tally.steps:
+    skipped = tally.steps - len(tally.rates)
+    if skipped > plan.training.most_skipped * tally.steps:
         raise SiteError(
-            f"{tally.skipped} of {tally.steps} steps had non-finite gradients, more than the plan allows: "
+            f"{skipped} of {tally.steps} steps had non-finite gradients, more than the plan allows: "
             "lower the learning rate, or set training.precision to fp32"
         )
+    if not tally.rates:
+        raise SiteError(f"none of {tally.steps} steps had finite gradients: there is nothing to contribute")
 
 
 def _ahead(batches: Batches, updates: range, tally: _Tally) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

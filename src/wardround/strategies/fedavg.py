@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from wardround.core.contracts import Aggregate, Kept, Shared, Strategy
+from wardround.core.contracts import Aggregate, Kept, Shared, Strategy, Work
 from wardround.core.weights import Arrays, Part, Parts
 
 
@@ -17,10 +17,8 @@ class FedAvg(Strategy):
 
     name: Literal["fedavg"] = "fedavg"
 
-    def report(
-        self, before: Arrays, after: Arrays, shared: Shared, kept: Kept, *, steps: int, rate: float, cases: int
-    ) -> tuple[Parts, Kept]:
-        return {"weights": Part(after, float(cases))}, kept
+    def report(self, before: Arrays, after: Arrays, shared: Shared, kept: Kept, work: Work) -> tuple[Parts, Kept]:
+        return {"weights": Part(after, float(work.cases))}, kept
 
     def step(self, weights: Arrays, shared: Shared, aggregate: Aggregate, sites: int) -> tuple[Arrays, Shared]:
         return aggregate.parts["weights"].arrays, shared

@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from wardround.faces.alerts import alert_words
+
 VERBS = {"preparing": "preparing images", "training": "training", "testing": "testing"}
 
 
@@ -72,6 +74,9 @@ class LiveRun:
             )
         if kind == "site_failed":
             return f"{arm}: round {event['round'] + 1}: {event['site']} is missing ({event['kind']}): {event['reason']}"
+        if kind == "site_alert":
+            words = alert_words(event["kind"], event["value"], event["limit"])
+            return f"{arm}: round {event['round'] + 1}: {event['site']}: {words}"
         if kind == "round_ended":
             return self._round(arm, event)
         if kind == "run_stopped":

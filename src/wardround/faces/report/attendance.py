@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from wardround.faces.alerts import alert_words
 from wardround.faces.report import svg
-from wardround.faces.report.history import Failure, History, Round
+from wardround.faces.report.history import Failure, History, Notice, Round
 from wardround.faces.report.shown import counted, ranges, shortened
 
 # state: (sign in the cell, what it means); signs, so that nothing hangs on colour alone
@@ -35,6 +36,16 @@ class Absence:
     reason: str
     rounds: str
     count: int
+
+
+@dataclass(frozen=True)
+class Conspicuous:
+    """Alerts of one kind about one site, with the rounds and the words for the one that stood out most."""
+
+    site: str
+    rounds: str
+    count: int
+    words: str
 
 
 def state(site: str, place: Round) -> str:
@@ -101,3 +112,16 @@ def absences(failures: Sequence[Failure]) -> list[Absence]:
     for item in failures:
         groups.setdefault((item.site, item.verb, item.kind, item.reason), []).append(item.round)
     return [Absence(*key, ranges(rounds), len(rounds)) for key, rounds in groups.items()]
+
+
+def conspicuous(notices: Sequence[Notice]) -> list[Conspicuous]:
+    """Alerts of one kind about one site together, in the order in which they first happened."""
+    groups: dict[tuple[str, str], list[Notice]] = {}
+    for item in notices:
+        groups.setdefault((item.site, item.kind), []).append(item)
+    found = []
+    for (site, kind), items in groups.items():
+        rounds = {item.round for item in items}  # a round that was repeated after an interruption counts once
+        most = max(items, key=lambda item: (item.value or 0) / (item.limit or 1))
+        found.append(Conspicuous(site, ranges([*rounds]), len(rounds), alert_words(kind, most.value, most.limit)))
+    return found

@@ -42,6 +42,17 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True)
+class Notice:
+    """One alert about one site's contribution."""
+
+    round: int
+    site: str
+    kind: str
+    value: float | None
+    limit: float | None
+
+
 @dataclass
 class Round:
     """One training round. ``counted`` is None until the round has ended."""
@@ -71,6 +82,7 @@ class History:
     rounds: dict[int, Round] = field(default_factory=dict)
     summaries: dict[str, SiteSummary] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)  # events by name
     resumed: int = 0  # how many times the run went on after an interruption
     stopped: Mapping[str, Any] | None = None
@@ -188,6 +200,11 @@ def _failed(history: History, event: Mapping[str, Any]) -> None:
         _round(history, event).failed[verb, site] = failure
 
 
+def _alerted(history: History, event: Mapping[str, Any]) -> None:
+    value, limit = number(event.get("value")), number(event.get("limit"))
+    history.notices.append(Notice(_number(event), str(event["site"]), str(event["kind"]), value, limit))
+
+
 def _ended(history: History, event: Mapping[str, Any]) -> None:
     place = _round(history, event)
     place.counted = tuple(map(str, event["sites"]))
@@ -218,6 +235,7 @@ _TAKERS = {
     "round_started": _started,
     "site_replied": _replied,
     "site_failed": _failed,
+    "site_alert": _alerted,
     "round_ended": _ended,
     "run_stopped": _stopped,
     "run_ended": _run_ended,

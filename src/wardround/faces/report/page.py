@@ -93,6 +93,7 @@ def _context(material: Material) -> dict[str, Any]:
         "grid": attendance.grid(names, history),
         "grid_legend": attendance.legend(names, history),
         "absences": attendance.absences(history.failures),
+        "alerts": attendance.conspicuous(history.notices),
         "timing": clock,
         "time_chart": stacked(clock.rounds, clock.totals),
         "skipped": skipped_words(material),

@@ -8,6 +8,7 @@ from typing import Any
 
 from wardround.faces.report.collect import at
 from wardround.faces.report.shown import counted, listed, size, whole
+from wardround.faces.report.strategy_words import more_leaves, strategy_words
 
 Json = Mapping[str, Any]
 
@@ -20,9 +21,12 @@ _NORMALISE = {
     "rescale": "scaled to between 0 and 1 (0.5th to 99.5th percentile), per image and modality",
     "none": "left as they are",
 }
-_WEIGHTS = {
-    "cases": "weighted by their numbers of training cases",
-    "equal": "each site counting the same",
+_RULES = {
+    "median": "In place of an average stands the median over the sites, number by number, each site counting the same.",
+    "trimmed": "In place of that average stands one without the sites' lowest and highest values, number by number, "
+    "each site counting the same.",
+    "geometric": "In place of an average stands the geometric median: the model with the least sum of distances to the "
+    "sites' models.",
 }
 
 
@@ -85,23 +89,20 @@ def _round(plan: Json) -> tuple[str, ...]:
         sentences.append(
             f"The optimiser is {_OPTIMISERS.get(optimiser, optimiser)} with learning rate {rate}{falling}."
         )
-    sentences.append(_strategy(plan))
+    sentences.append(strategy_words(plan))
+    sentences += _aggregation(plan)
     every = at(plan, "evaluation.every", 1)
     when = "Then" if every == 1 else f"After every {every} rounds"
     sentences.append(f"{when} each site scores the new model on its own validation cases and sends the sums.")
     return tuple(sentences)
 
 
-def _strategy(plan: Json) -> str:
-    name = at(plan, "strategy.name", "")
-    weights = _WEIGHTS.get(at(plan, "aggregation.weights", "cases"), "weighted")
-    mean = f"The new model is the average of the sites’ models, {weights}"
-    if name == "fedavg":
-        return f"{mean} (FedAvg)."
-    if name == "fedprox":
-        strength = at(plan, "strategy.mu")
-        return f"{mean}; while training, each site is held near the model it received (FedProx, μ = {strength})."
-    return f"The sites' models are combined by the strategy {name}."
+def _aggregation(plan: Json) -> list[str]:
+    name, clip = at(plan, "aggregation.name", "plain"), at(plan, "aggregation.clip")
+    sentences = [_RULES[name]] if name in _RULES else []
+    if clip:
+        sentences.append(f"A site's change over {clip:g} times as long as the sites' median is shortened to that.")
+    return sentences
 
 
 def _length(plan: Json, sites: int | None) -> tuple[str, ...]:
@@ -133,14 +134,15 @@ def leaves(plan: Json, model_bytes: float | None = None) -> tuple[str, ...]:
         "Once: a description of the data in sums (numbers of cases and subjects, what was left out by reason, voxel "
         "sizes, image sizes, mean intensities, a histogram of label volumes, the kind of computer).",
         f"Each round: the trained weights{big}, the number of training cases and steps, the mean loss and timings.",
+        more_leaves(plan),
         "Each time the model is scored, and once on the test cases at the end: sums over cases of the metrics.",
     ]
-    if at(plan, "aggregation.name", "plain") == "plain":
+    if at(plan, "aggregation.name", "plain") in ("plain", *_RULES):
         sentences.append(
             "The coordinator sees each site’s weights by themselves. Weights are not images, but a model can keep "
             "traces of what it was trained on, and this plan neither adds noise nor hides one site’s weights in a sum."
         )
-    return tuple(sentences)
+    return tuple(filter(None, sentences))
 
 
 def stays() -> tuple[str, ...]:
