@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import make_plan, plan_dict
 
+from tiny import make_plan, plan_dict
 from wardround.core.errors import SiteError
 from wardround.planning.plan import Plan
 from wardround.site import device

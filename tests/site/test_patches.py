@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import make_plan, plan_dict, write_site
 
+from tiny import make_plan, plan_dict, write_site
 from wardround.core.randomness import rng
 from wardround.data.dataset import open_dataset
 from wardround.data.store import StoredCase, open_store
