@@ -21,7 +21,9 @@ def test_every_subject_is_tested_exactly_once_over_all_folds(subjects: list[str]
         assert set.union(*parts) == set(cases)
         assert sum(map(len, parts)) == len(cases)
         who = [{cases[case] for case in part} for part in parts]
-        assert not (who[0] & who[1] or who[0] & who[2] or who[1] & who[2])  # a person is on one side only
+        assert not (who[0] & who[1])
+        assert not (who[0] & who[2])
+        assert not (who[1] & who[2])
         assert split.train
         assert split.validation
         tested += split.test

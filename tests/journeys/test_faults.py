@@ -12,8 +12,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tiny import write_case, write_plan, write_site, write_sites
 
+from tiny import write_case, write_plan, write_site, write_sites
 from wardround.core.rundir import read_events
 
 
@@ -28,7 +28,7 @@ def wardround(root: Path, *args: object, code: int, limit: int | None = None) ->
         cwd=root,
         capture_output=True,
         text=True,
-        preexec_fn=bound,  # noqa: PLW1509 - no threads in the parent at this point
+        preexec_fn=bound,
         timeout=300,
         check=False,
     )

@@ -15,7 +15,8 @@ from wardround.core.errors import InputError
 from wardround.planning.plan import Plan, load_plan
 from wardround.planning.sites import load_sites
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*/plan.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = [*sorted((ROOT / "examples").glob("*/plan.yaml")), ROOT / "src/wardround/faces/demo_plan.yaml"]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)

@@ -23,11 +23,13 @@ class OverlayBook:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._synthetic = False
         self._rows: list[dict[str, Any]] = []
         self._kept: list[tuple[float, ScoredCase]] = []
 
-    def add(self, scored: ScoredCase) -> None:
+    def add(self, scored: ScoredCase, synthetic: bool) -> None:
         """Note a case; its voxels are kept only while it is among the worst or the best."""
+        self._synthetic = self._synthetic or synthetic
         dice = scored.scores.mean_dice
         self._rows.append({"case": scored.files.id, "dice": dice, "labels": flat(scored.scores)})
         if dice is not None:
@@ -46,7 +48,7 @@ class OverlayBook:
         for place, (dice, scored) in enumerate(self._kept):
             kind = "bad" if place < half and len(self._kept) > 1 else "good"
             name = f"{kind}-{place}.png"
-            title = f"Dice {dice:.2f}"
+            title = f"{'SYNTHETIC, ' if self._synthetic else ''}Dice {dice:.2f}"
             write_preview(scored.case, scratch / name, title, scored.prediction, tuple(self._plan.task.labels))
             index.append(
                 {"file": name, "kind": kind, "dice": dice, "case": scored.files.id, "labels": flat(scored.scores)}

@@ -145,7 +145,7 @@ class Site:
             files = [case for case in member.dataset.cases if case.id in wanted]
             for scored in full_scores(self._plan, self._machine, network, member.dataset, files):
                 parts.append(scored.scores)
-                book.add(scored)
+                book.add(scored, member.dataset.spec.synthetic)
                 tell(len(parts), total)
         book.write(self._setting.folder / "overlays")
         return ScoreFacts(scores=merge_all(parts, Scores()), seconds=_seconds(begin, prepared)), None, None

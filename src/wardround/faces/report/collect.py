@@ -122,3 +122,9 @@ def _scores(run: RunDir, notes: list[str]) -> dict[str, Scores]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def synthetic_sites(material: Material) -> list[str] | None:
+    """The sites with made-up data; an empty list where only the run says so; None where nothing does."""
+    found = [site for site in material.sites if (s := material.own.history.summaries.get(site)) and s.synthetic]
+    return found if found or material.facts.get("synthetic") is True else None

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wardround.core.rundir import RunDir
-from wardround.faces.report.collect import collect
+from wardround.faces.report.collect import collect, synthetic_sites
 from wardround.faces.report.results import Results, results
 from wardround.faces.report.shown import decimal, percent, signed, whole
 
@@ -23,15 +23,16 @@ def print_summary(run: RunDir, console: Console) -> None:
     if not shown.rows:
         console.print("No test scores yet: they come when the run has stopped.")
         return
-    console.print(_scores(shown, material.label))
+    made_up = " (SYNTHETIC data)" if synthetic_sites(material) is not None else ""
+    console.print(_scores(shown, material.label, made_up))
     if shown.work:
         console.print(_work(shown))
     for words in _verdict(shown, material.label):
         console.print(words, markup=False, highlight=False)
 
 
-def _scores(shown: Results, label: str) -> Table:
-    table = Table(title="Test scores, worst site first", title_justify="left")
+def _scores(shown: Results, label: str, made_up: str) -> Table:
+    table = Table(title=f"Test scores, worst site first{made_up}", title_justify="left")
     table.add_column("Site")
     table.add_column("Cases", justify="right")
     for name, there in (("Local-only", shown.has_local), ("Pooled", shown.has_pooled), (label, True)):

@@ -23,7 +23,7 @@ from wardround.core.weights import write_bytes
 from wardround.data.findings import CODES
 from wardround.faces.report import attendance, shown, sites
 from wardround.faces.report.bars import stacked
-from wardround.faces.report.collect import Material, at, collect
+from wardround.faces.report.collect import Material, at, collect, synthetic_sites
 from wardround.faces.report.history import mean_of, std_of
 from wardround.faces.report.pictures import pictures
 from wardround.faces.report.results import results, skipped_words
@@ -83,7 +83,7 @@ def _context(material: Material) -> dict[str, Any]:
         "state": state,
         "state_words": state_words,
         "last": last,
-        "synthetic": _synthetic(material),
+        "synthetic": synthetic_sites(material),
         "words": plan_words(material.plan, len(names), clock.up_each),
         "results": results(material),
         "curve": both_curves(material),
@@ -101,12 +101,6 @@ def _context(material: Material) -> dict[str, Any]:
         "version": __version__,
         "written": datetime.now(UTC),
     }
-
-
-def _synthetic(material: Material) -> list[str] | None:
-    """The sites with made-up data; an empty list where only the run says so; None where nothing does."""
-    found = [site for site in material.sites if (s := material.own.history.summaries.get(site)) and s.synthetic]
-    return found if found or material.facts.get("synthetic") is True else None
 
 
 def _machine(material: Material) -> list[tuple[str, str]]:
