@@ -9,7 +9,7 @@ from pathlib import Path
 from wardround.coordinator.state import State
 from wardround.core.errors import RunError, StorageError
 from wardround.core.rundir import RunDir
-from wardround.core.weights import Arrays, Part, pack, unpack, write_bytes, write_tensors
+from wardround.core.weights import Arrays, Part, map_tensors, pack, unpack, write_bytes, write_tensors
 
 KEEP = 2
 
@@ -24,15 +24,17 @@ class Checkpoint:
     file: Path
 
 
-def write_model(folder: Path, weights: Arrays, shared: Arrays) -> Path:
-    """``model.safetensors`` with both parts, ready to be sent."""
+def write_model(folder: Path, weights: Arrays, told: Arrays, shared: Arrays | None = None) -> Path:
+    """``model.safetensors`` with the weights and what sites are told, ready to be sent; ``shared`` beside it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make {folder}: {error.strerror}") from error
-    arrays, metadata = pack({"weights": Part(weights, 1.0), "shared": Part(shared, 1.0)})
+    arrays, metadata = pack({"weights": Part(weights, 1.0), "shared": Part(told, 1.0)})
     path = folder / "model.safetensors"
     write_tensors(path, arrays, metadata)
+    if shared:
+        write_tensors(folder / "shared.safetensors", shared)
     return path
 
 
@@ -74,5 +76,6 @@ def load(run: RunDir) -> Checkpoint | None:
     except (OSError, ValueError) as error:
         raise RunError(f"the checkpoint {folder} is damaged: {error}") from error
     parts = unpack(folder / "model.safetensors")
-    shared = parts["shared"].arrays if "shared" in parts else {}
+    private = folder / "shared.safetensors"
+    shared = map_tensors(private) if private.is_file() else {}
     return Checkpoint(state, parts["weights"].arrays, shared, folder / "model.safetensors")

@@ -91,7 +91,7 @@ def one_round(run: Run, point: Checkpoint) -> Checkpoint:
         barren=state.barren,
     )
     folder = checkpoint.scratch(run.dir, state.round)
-    model = checkpoint.write_model(folder, weights, shared)
+    model = checkpoint.write_model(folder, weights, plan.strategy.told(shared), shared)
     written = time.perf_counter()
     state, scores, is_best = _validate(run, state, model)
     validated = time.perf_counter()
@@ -120,7 +120,7 @@ def _first_weights(run: Run) -> Checkpoint:
         if isinstance(result, Aggregate):
             weights = result.parts["weights"].arrays
             shared = dict(run.plan.strategy.begin(weights))
-            checkpoint.write_model(checkpoint.scratch(run.dir, 0), weights, shared)
+            checkpoint.write_model(checkpoint.scratch(run.dir, 0), weights, run.plan.strategy.told(shared), shared)
             folder = checkpoint.close(run.dir, State())
             return Checkpoint(State(), weights, shared, folder / "model.safetensors")
         failures.extend(result.failures)

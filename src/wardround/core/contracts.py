@@ -141,6 +141,10 @@ class Strategy(Frozen, ABC):
         """The coordinator's state before round 0."""
         return {}
 
+    def told(self, shared: Shared) -> Shared:
+        """What of the coordinator's state the sites need, and are sent with the weights."""
+        return {}
+
     def keep(self, weights: Arrays) -> Kept:
         """A site's private state before its first round."""
         return {}

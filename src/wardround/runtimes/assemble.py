@@ -22,6 +22,7 @@ from wardround.planning.plan import Plan
 from wardround.planning.sites import SitesFile
 from wardround.runtimes.local import LocalTransport, Progress, WorkerPool
 from wardround.runtimes.scalars import Scalars
+from wardround.strategies.fedavg import FedAvg
 
 Listener = Callable[[str, dict[str, Any]], None]
 POOLED = "pooled"
@@ -108,6 +109,11 @@ def _both(first: Listener, second: Listener | None) -> Listener:
     return listen
 
 
+def ordinary(plan: Plan) -> Plan:
+    """The plan of a baseline: ordinary training of one model. FedAvg of one site is just that; others may pull."""
+    return plan.model_copy(update={"strategy": FedAvg()})
+
+
 def load_run_plan(run: RunDir) -> Plan:
     """The plan of a run directory. Raises RunError where it is no run directory."""
     return Plan.model_validate(run.read_json("plan.json"))
@@ -127,7 +133,7 @@ def _baseline(
     listener: Listener,
     rounds: int,
 ) -> None:
-    place = run.baseline(arm.name)
+    place, plan = run.baseline(arm.name), ordinary(plan)
     if not (place.root / "run.json").is_file():
         shutil.rmtree(place.root, ignore_errors=True)
         place.make()

@@ -19,7 +19,7 @@ from wardround.core.weights import Array, Arrays, Parts
 from wardround.networks.build import build, exchange, load
 from wardround.planning.plan import Plan
 from wardround.site.device import Machine
-from wardround.site.loss import make_loss
+from wardround.site.loss import LossFunction, make_loss
 from wardround.site.optimiser import load_state, make_optimiser, rate_at, save_state
 from wardround.site.patches import Batches
 
@@ -86,17 +86,7 @@ def train(
     updates = range(first_update, first_update + plan.training.steps)
     received = _received_loss(plan, machine, network, batches, updates) if plan.strategy.needs_loss else None
     prepared = time.perf_counter() - begin
-    step = _stepper(plan, machine, network, optimiser, pull)
-    tally = _Tally()
-    for update, (image, label) in zip(updates, _ahead(batches, updates, tally), strict=True):
-        started = time.perf_counter()
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(plan, update)
-        torch.manual_seed(seed_of(plan.seed, "dropout", batches.site, update))
-        step((image, label), tally)
-        tally.compute += time.perf_counter() - started
-        if progress is not None:
-            progress(update - first_update + 1, plan.training.steps)
+    tally = _Trainer(plan, machine, network, optimiser, pull).run(batches, updates, progress)
     _judge(plan, tally)
     closing = time.perf_counter()
     after = exchange(network)
@@ -144,27 +134,43 @@ class _Pull:
                 grad.add_(value)
 
 
-def _stepper(
-    plan: Plan, machine: Machine, network: nn.Module, optimiser: torch.optim.Optimizer, pull: _Pull
-) -> Callable[[tuple[torch.Tensor, torch.Tensor], _Tally], None]:
-    loss_of = make_loss(plan.training.loss)
+@dataclass(frozen=True)
+class _Trainer:
+    """What stays the same from step to step."""
 
-    def step(batch: tuple[torch.Tensor, torch.Tensor], tally: _Tally) -> None:
-        image, label = (tensor.to(machine.device, non_blocking=True) for tensor in batch)
-        optimiser.zero_grad(set_to_none=True)
-        with machine.autocast():
-            outputs = network(image)
+    plan: Plan
+    machine: Machine
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    pull: _Pull
+
+    def run(self, batches: Batches, updates: range, progress: Progress | None) -> _Tally:
+        tally, loss_of = _Tally(), make_loss(self.plan.training.loss)
+        for update, batch in zip(updates, _ahead(batches, updates, tally), strict=True):
+            started = time.perf_counter()
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate_at(self.plan, update)
+            torch.manual_seed(seed_of(self.plan.seed, "dropout", batches.site, update))
+            self._step(batch, loss_of, tally)
+            tally.compute += time.perf_counter() - started
+            if progress is not None:
+                progress(update - updates.start + 1, len(updates))
+        return tally
+
+    def _step(self, batch: tuple[torch.Tensor, torch.Tensor], loss_of: LossFunction, tally: _Tally) -> None:
+        image, label = (tensor.to(self.machine.device, non_blocking=True) for tensor in batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        with self.machine.autocast():
+            outputs = self.network(image)
         loss = loss_of(outputs, label)
         loss.backward()  # type: ignore[no-untyped-call]
-        pull.add(network)
-        norm = nn.utils.clip_grad_norm_(network.parameters(), plan.training.clip)
+        self.pull.add(self.network)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.training.clip)
         tally.steps += 1
         if bool(torch.isfinite(norm)):
-            optimiser.step()
+            self.optimiser.step()
             tally.loss += float(loss.detach())
-            tally.rates.append(optimiser.param_groups[0]["lr"])
-
-    return step
+            tally.rates.append(self.optimiser.param_groups[0]["lr"])
 
 
 def _received_loss(plan: Plan, machine: Machine, network: nn.Module, batches: Batches, updates: range) -> float:
