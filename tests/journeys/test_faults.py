@@ -111,9 +111,12 @@ def test_a_site_with_too_few_cases_is_missing_and_named(tmp_path: Path) -> None:
         for path in sorted((tmp_path / "site_C" / part).iterdir())[2:]:
             path.unlink()
     plan = write_plan(tmp_path / "plan.yaml", rounds={"limit": 1, "quorum": 2})
-    _, err = wardround(tmp_path, "run", plan, "--sites", sites, "--out", tmp_path / "run", code=0)
+    baselines = ("--baseline", "local", "--baseline", "pooled")
+    _, err = wardround(tmp_path, "run", plan, "--sites", sites, "--out", tmp_path / "run", *baselines, code=0)
     assert "C is missing (error): only 2 usable subjects" in err
-    assert set(json.loads((tmp_path / "run" / "scores.json").read_text())["sites"]) == {"A", "B"}
+    assert {path.name for path in (tmp_path / "run" / "baselines").iterdir()} == {"pooled", "local-A", "local-B"}
+    for arm in (tmp_path / "run", tmp_path / "run" / "baselines" / "pooled"):
+        assert set(json.loads((arm / "scores.json").read_text())["sites"]) == {"A", "B"}
 
 
 def test_below_the_quorum_the_run_says_so_and_goes_on_when_mended(tmp_path: Path) -> None:
@@ -164,6 +167,14 @@ def test_2d_pictures_go_the_whole_way(tmp_path: Path) -> None:
     values = np.unique(np.asarray(Image.open(tmp_path / out.split()[0])))
     assert set(values) <= {0, 255}
     assert np.asarray(Image.open(tmp_path / out.split()[0])).shape == (24, 32)
+
+
+def test_a_quorum_above_the_number_of_sites_is_refused(tmp_path: Path) -> None:
+    sites, plan = write_sites(tmp_path), write_plan(tmp_path / "plan.yaml", rounds={"limit": 1, "quorum": 3})
+    _, err = wardround(tmp_path, "run", plan, "--sites", sites, "--out", "run", code=2)
+    assert "asks for 3 sites, the sites file names 2" in err
+    assert not (tmp_path / "run").exists()
+    wardround(tmp_path, "run", plan, "--sites", sites, "--out", "run", "--seed", 2**31 + 1, code=2)
 
 
 def test_purge_lists_and_removes_the_stores(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,45 @@ def test_predictions_lie_on_the_images_own_grid(world: World, whole: Path, tmp_p
     np.testing.assert_allclose(label.affine, image.affine, atol=1e-5)
     assert b"Jane" not in label.header["descrip"].tobytes()
     assert set(np.unique(np.asarray(label.dataobj))) <= {0, 1}
+
+
+def test_predictions_never_overwrite_images(world: World, whole: Path, tmp_path: Path) -> None:
+    write_case(tmp_path, "p1", 3)
+    image = tmp_path / "images" / "p1.nii.gz"
+    before = image.read_bytes()
+    _, err = world.run("predict", whole, image, "--out", tmp_path / "images", code=2)
+    assert "choose another folder" in err
+    assert image.read_bytes() == before
+
+
+def test_a_damaged_model_and_a_flat_image_are_named(world: World, whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(whole, copy)
+    (copy / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes()[:100])
+    _, err = world.run("evaluate", copy, "--data", world.root / "site_A", code=4)
+    assert "is damaged" in err
+    write_case(tmp_path / "X", "flat", 5, size=(12, 16, 1))
+    out, _ = world.run("evaluate", whole, "--data", tmp_path / "X", "--json", code=1)
+    assert [row["code"] for row in json.loads(out)["left_out"]] == ["wrong_dimensions"]
+
+
+def test_equal_runs_write_equal_model_files(world: World, whole: Path, tmp_path: Path) -> None:
+    process = world.train(tmp_path / "run")
+    process.communicate(timeout=300)
+    for name in ("model.safetensors", "last.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_ctrl_c_while_baselines_run_ends_at_once(world: World, tmp_path: Path) -> None:
+    """More baselines than workers, so that tasks are queued when it comes."""
+    out = tmp_path / "run"
+    process = world.start(
+        "run", world.plan, "--sites", world.sites, "--out", out, "--baseline", "local", "--baseline", "pooled"
+    )
+    until(process, "pooled: round 1/3")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
 
 
 def test_a_folder_in_use_is_refused(world: World, whole: Path) -> None:

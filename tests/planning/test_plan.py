@@ -83,6 +83,7 @@ def test_every_fault_is_named_with_its_line_and_the_choices(tmp_path: Path) -> N
         ({"task": {"dimensions": 3, "modalities": ["a", "A"], "labels": {"x": 1}}}, "named twice"),
         ({"task": {"dimensions": 3, "modalities": ["a"], "labels": {"x": 1}, "lesions": ["z"]}}, "not among"),
         ({"preprocessing": {"spacing": [1, 0, 1]}}, "spacing"),
+        ({"training": {"patch": [12, 16, 12], "augmentation": {"scale_range": [3, -1]}}}, "a range runs from"),
     ],
 )
 def test_contradictions_are_refused_with_the_reason(changes: dict[str, object], words: str) -> None:
@@ -111,6 +112,25 @@ def test_neither_a_plan_nor_the_coordinator_imports_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_contradictions_are_listed_each_with_its_line(tmp_path: Path) -> None:
+    text = WRONG.replace("unett", "unet").replace("steps: 0", "steps: 1").replace("[12, 16, 12]", "[12, 16]")
+    text = text.replace("  learning_rate: 0.1", "  loss: {dice: 0, cross_entropy: 0}").replace("fedprx", "fedprox")
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_plan(tmp_path / "plan.yaml")
+    assert {(fault.field, fault.line) for fault in caught.value.faults} == {
+        ("training.patch", 10),
+        ("training.loss", 11),
+    }
+
+
+def test_two_sites_cannot_share_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "sites.yaml").write_text("sites: [{name: A, folder: a}, {name: B, folder: ./a}]")
+    with pytest.raises(InputError, match="site B has the same folder as site A"):
+        load_sites(tmp_path / "sites.yaml")
 
 
 def test_sites_are_found_under_the_root_or_in_the_shared_folder(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from wardround.coordinator.state import State, judged
 from wardround.coordinator.stopping import why_stop
 from wardround.core.contracts import Aggregate, Alert, Ask, Lost
 from wardround.core.errors import QuorumLost
+from wardround.core.frozen import canonical_json
 from wardround.core.messages import ScoreFacts, SiteFailed, SiteSummary, Task, TrainFacts, Verb
 from wardround.core.rundir import EventLog, RunDir
 from wardround.core.scores import Scores
@@ -165,7 +166,8 @@ def _export(run: Run, model: Path, path: Path, number: int) -> None:
 
 
 def _metadata(run: Run, number: int | None) -> dict[str, str]:
-    return {"plan": run.plan.digest(), "round": str(number), "wardround": "1"}
+    # One key: several would be written in an order that varies, and equal models in different bytes.
+    return {"wardround": canonical_json({"format": 1, "plan": run.plan.digest(), "round": number})}
 
 
 def _task(run: Run, number: int, verb: Verb, model: Path | None, accepted: Mapping[str, int] | None = None) -> Task:
@@ -217,7 +219,7 @@ def _lost(run: Run, task: Task, lost: Lost) -> QuorumLost:
     why = f" ({lost.why})" if lost.why else ""
     return QuorumLost(
         f"round {task.round}, {task.verb}: {got}{why}\n"
-        f"{reasons}\nMend the sites, then go on with: wardround resume {run.dir.root}"
+        f"{reasons}\nMend the sites, then go on with: wardround resume {run.dir.home}"
     )
 
 

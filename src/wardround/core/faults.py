@@ -23,12 +23,11 @@ def faults_of(error: ValidationError, model: type[BaseModel], value: Any, lines:
         place, owner = _locate(entry["loc"], model, value, absent=entry["type"] in ("missing", "extra_forbidden"))
         if entry["type"] == "union_tag_invalid":
             place = (*place, _unquoted(entry["ctx"]["discriminator"]))
-        message = _message(entry, owner)
-        if not place:
-            place, message = _named(message, lines)
-        messages = found.setdefault(place, [])
-        if message not in messages:
-            messages.append(message)
+        for line in _message(entry, owner).split("\n"):
+            where, message = (place, line) if place else _named(line, lines)
+            messages = found.setdefault(where, [])
+            if message not in messages:
+                messages.append(message)
     faults = [Fault(shown(place), "; or ".join(messages), _line(place, lines)) for place, messages in found.items()]
     return sorted(faults, key=lambda fault: (fault.line or 0, fault.field))
 
@@ -48,10 +47,14 @@ def choices(given: object, valid: Iterable[str]) -> str:
 
 
 def _named(message: str, lines: Mapping[Place, int]) -> tuple[Place, str]:
-    """A validator of the whole document may begin with the field it means: ``training.patch: too small``."""
+    """A validator of the whole document may begin with the field it means: ``training.patch: too small``.
+
+    It may name several faults, one a line.
+    """
     field, colon, rest = message.partition(": ")
     place = tuple(field.split("."))
-    return (place, rest) if colon and place in lines else ((), message)
+    known = any(place[:depth] in lines for depth in range(1, len(place) + 1))
+    return (place, rest) if colon and known else ((), message)
 
 
 def _line(place: Place, lines: Mapping[Place, int]) -> int | None:

@@ -52,6 +52,11 @@ class RunDir:
         """The final model: the best on the sites' validation cases."""
         return self.root / "model.safetensors"
 
+    @property
+    def home(self) -> Path:
+        """The folder to resume: of a baseline, the run that it belongs to."""
+        return self.root.parent.parent if self.root.parent.name == "baselines" else self.root
+
     def round(self, number: int) -> Path:
         """The checkpoint folder after ``number`` rounds."""
         return self.root / "rounds" / f"{number:04d}"
@@ -76,7 +81,7 @@ class RunDir:
             StorageError: it is not so.
         """
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             if any(self.root.iterdir()):
                 raise StorageError(
                     f"{self.root} is not empty: choose another --out, or go on with `wardround resume {self.root}`"

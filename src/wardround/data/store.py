@@ -4,6 +4,7 @@ It is patient data: the folders have mode 0700, `list_stores` shows them and `wa
 removes them. A store is keyed by the dataset's digest and by everything that shapes its arrays::
 
     <root>/secret                     this machine's key for dataset digests, mode 0600
+    <root>/deal-<key>.json            which subject lies in which fold, per dataset folder
     <root>/<key>/index.json           cases, findings, what it was made from
     <root>/<key>/0000.image.npy       float32 (modalities, *grid)
     <root>/<key>/0000.label.npy       uint8 (*grid)
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hmac
 import json
 import os
 import secrets
@@ -29,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.core.errors import StorageError
-from wardround.core.frozen import Frozen
+from wardround.core.frozen import Frozen, canonical_json
 from wardround.core.randomness import rng
 from wardround.data.case import Case, CaseFiles
 from wardround.data.comparison import compare
@@ -141,6 +143,20 @@ def list_stores(root: Path) -> list[tuple[Path, int]]:
         return []
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     return [(folder, sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())) for folder in folders]
+
+
+def deal_file(root: Path, folder: Path, key: str, folds: int) -> Path:
+    """Where a site remembers which subject lies in which fold, across runs and whatever happens to its images."""
+    text = canonical_json([str(folder.resolve()), key, folds])
+    return root / f"deal-{hmac.new(site_secret(root), text.encode(), 'sha256').hexdigest()[:32]}.json"
+
+
+def forget_deals(root: Path) -> int:
+    """Remove all remembered splits; returns how many."""
+    found = list(root.glob("deal-*.json"))
+    for path in found:
+        path.unlink()
+    return len(found)
 
 
 def purge(folder: Path) -> None:

@@ -5,7 +5,8 @@ Node X(i, j) of level i takes all nodes X(i, 0..j-1) of its level and the up-con
 resolution, and outside training their logits are averaged ("accurate mode"; the paper averages after
 the sigmoid). Otherwise only the last node has one.
 
-Different from the paper: a normalisation after each convolution; the rectifier may be leaky; two and
+Different from the paper: training weighs the heads 1, 1/2, 1/4, ... (site/loss.py), where
+the paper weighs them alike; a normalisation after each convolution; the rectifier may be leaky; two and
 more levels instead of five; strides may differ per axis.
 """
 

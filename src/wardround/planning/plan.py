@@ -138,20 +138,20 @@ class Plan(Frozen):
     def _fits(self) -> Plan:
         faults = [*self._patch_faults(), *self._other_faults()]
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("\n".join(faults))  # one a line: see core/faults.py
         return self
 
     def _patch_faults(self) -> list[str]:
         patch, dimensions = self.training.patch, self.task.dimensions
         if len(patch) != dimensions:
-            return [f"training.patch has {len(patch)} sizes, a {dimensions}D task needs {dimensions}"]
+            return [f"training.patch: has {len(patch)} sizes, a {dimensions}D task needs {dimensions}"]
         strides = self.network.strides
         if strides and any(len(stride) != dimensions for stride in strides):
-            return [f"network.strides needs {dimensions} numbers a transition in a {dimensions}D task"]
+            return [f"network.strides: needs {dimensions} numbers a transition in a {dimensions}D task"]
         divisor = self.network.divisor(dimensions)
         if any(size % by for size, by in zip(patch, divisor, strict=True)):
             fitting = [max(by, round(size / by) * by) for size, by in zip(patch, divisor, strict=True)]
-            return [f"training.patch {list(patch)} is not a multiple of {list(divisor)}, which the network's "
+            return [f"training.patch: {list(patch)} is not a multiple of {list(divisor)}, which the network's "
                     f"strides need; the nearest is {fitting}"]  # fmt: skip
         try:
             self.network.check(patch)
@@ -163,7 +163,7 @@ class Plan(Frozen):
         faults = []
         axes = self.training.augmentation.flip_axes
         if axes and any(axis not in range(self.task.dimensions) for axis in axes):
-            faults.append(f"training.augmentation.flip_axes must lie in 0..{self.task.dimensions - 1}")
+            faults.append(f"training.augmentation.flip_axes: must lie in 0..{self.task.dimensions - 1}")
         if self.training.loss.dice == 0 and self.training.loss.cross_entropy == 0:
             faults.append("training.loss: dice and cross_entropy cannot both be 0")
         faults += self._strategy_faults()
@@ -172,10 +172,10 @@ class Plan(Frozen):
     def _strategy_faults(self) -> list[str]:
         faults, name = [], self.strategy.name
         if refused := self.strategy.refuses(self.training.descent):
-            faults.append(f"strategy {name}: {refused}")
+            faults.append(f"strategy: {name}: {refused}")
         if self.strategy.needs_mean and not isinstance(self.aggregation, Plain):
             faults.append(
-                f"strategy {name} needs aggregation plain: what its sites send are terms of a sum, "
+                f"strategy: {name} needs aggregation plain: what its sites send are terms of a sum, "
                 f"of which {self.aggregation.name} is not the mean"
             )
         return faults

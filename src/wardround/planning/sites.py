@@ -50,7 +50,7 @@ def load_sites(path: Path, data_root: Path | None = None) -> tuple[SitesFile, di
     may be the folder of all datasets or already the one dataset that the sites' folders share.
 
     Raises:
-        InputError: not a valid sites file, or folders that do not exist; lists them all.
+        InputError: not a valid sites file, or folders that do not exist or are named twice; lists them all.
     """
     file = load_document(path, SitesFile)
     root = data_root if data_root is not None else path.parent
@@ -63,8 +63,11 @@ def load_sites(path: Path, data_root: Path | None = None) -> tuple[SitesFile, di
             faults.append(
                 Fault(f"sites.{index}.folder", f"site {site.name}: {tries[0]} is not a folder (set --data-root?)")
             )
+        elif found in folders.values():
+            other = next(name for name, folder in folders.items() if folder == found)
+            faults.append(Fault(f"sites.{index}.folder", f"site {site.name} has the same folder as site {other}"))
         else:
             folders[site.name] = found
     if faults:
-        raise InputError(f"{path} names folders that are not there", faults)
+        raise InputError(f"{path} names folders that cannot be used", faults)
     return file, folders

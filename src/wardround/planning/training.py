@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from wardround.core.contracts import Descent
 from wardround.core.frozen import Frozen
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _rising(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1] <= 10:
+        raise ValueError(f"a range runs from a positive number to a larger one, at most 10; this is {list(value)}")
+    return value
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
 class AdamW(Frozen):
@@ -37,13 +46,13 @@ class Augmentation(Frozen):
     rotate: Probability = 0.2
     degrees: float = Field(default=30, ge=0, le=180)
     scale: Probability = 0.2
-    scale_range: tuple[float, float] = (0.7, 1.4)
+    scale_range: Range = (0.7, 1.4)
     contrast: Probability = 0.15
-    contrast_range: tuple[float, float] = (0.75, 1.25)
+    contrast_range: Range = (0.75, 1.25)
     brightness: Probability = 0.15
     brightness_std: float = Field(default=0.1, ge=0, le=10)
     gamma: Probability = 0.15
-    gamma_range: tuple[float, float] = (0.7, 1.5)
+    gamma_range: Range = (0.7, 1.5)
     noise: Probability = 0.1
     noise_std: float = Field(default=0.1, ge=0, le=10)
 

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,6 +16,7 @@ from typing import Any
 from wardround import __version__
 from wardround.coordinator.rounds import Run, run_rounds
 from wardround.coordinator.state import State
+from wardround.core.errors import Fault, InputError
 from wardround.core.rundir import EventLog, RunDir, read_events
 from wardround.data.store import default_root
 from wardround.planning.plan import Plan
@@ -52,7 +53,17 @@ def arms(sites: Sequence[str], baselines: Sequence[str]) -> list[Arm]:
 def create(
     run: RunDir, plan: Plan, sites: SitesFile, folders: Mapping[str, Path], baselines: Sequence[str], text: str
 ) -> None:
-    """Make the run directory. Raises StorageError where it cannot be used."""
+    """Make the run directory.
+
+    Raises:
+        InputError: the plan asks for more sites than there are.
+        StorageError: the folder cannot be used.
+    """
+    if (plan.rounds.quorum or 1) > len(sites.sites):
+        raise InputError(
+            "the plan does not fit the sites file",
+            [Fault("rounds.quorum", f"asks for {plan.rounds.quorum} sites, the sites file names {len(sites.sites)}")],
+        )
     run.make()
     entries = {
         site.name: {
@@ -81,20 +92,13 @@ def carry_out(run: RunDir, progress: Progress | None = None, listener: Listener 
         listener = _both(Scalars(run.root / "tensorboard").listen, listener)
         config = run.read_json("sites.json")
         machine = config["machine"]
-        every = arms(list(config["sites"]), config["baselines"])
+        federated = arms(list(config["sites"]), [])[0]
         with WorkerPool(machine["workers"], machine["threads"], run.root / "sites" / "workers.log", progress) as pool:
-            state = _carry_out_arm(run, plan, every[0], config, pool, listener, None)
-            with ThreadPoolExecutor(max(1, len(every) - 1)) as side_by_side:
-                jobs = [
-                    side_by_side.submit(_baseline, run, plan, arm, config, pool, listener, state.round)
-                    for arm in every[1:]
-                ]
-                try:
-                    for job in jobs:
-                        job.result()
-                except BaseException:
-                    pool.close()  # Ctrl-C or a failed baseline: the others must not keep this waiting
-                    raise
+            state = _carry_out_arm(run, plan, federated, config, pool, listener, None)
+            # A site that never answered (no usable case, say) has no local baseline and no share in the pooled one.
+            able = [site for site in config["sites"] if site in _seen(run)]
+            config = {**config, "sites": {site: config["sites"][site] for site in able}}
+            _baselines(run, plan, arms(able, config["baselines"])[1:], config, pool, listener, state.round)
         return state
     finally:
         os.close(lock)
@@ -122,6 +126,33 @@ def load_run_plan(run: RunDir) -> Plan:
 def is_done(run: RunDir) -> bool:
     """True where the arm in this directory ended."""
     return any(event["event"] == "run_ended" for event in read_events(run.events))
+
+
+def _seen(run: RunDir) -> set[str]:
+    return {event["site"] for event in read_events(run.events) if event["event"] in ("site_described", "site_replied")}
+
+
+def _baselines(
+    run: RunDir,
+    plan: Plan,
+    chosen: Sequence[Arm],
+    config: dict[str, Any],
+    pool: WorkerPool,
+    listener: Listener,
+    rounds: int,
+) -> None:
+    """All baselines side by side; each is finished before the first failure is raised."""
+    if not chosen:
+        return
+    with ThreadPoolExecutor(len(chosen)) as side_by_side:
+        jobs = [side_by_side.submit(_baseline, run, plan, arm, config, pool, listener, rounds) for arm in chosen]
+        try:
+            wait(jobs)
+        except BaseException:
+            pool.close()  # Ctrl-C: the others must not keep this waiting
+            raise
+    for job in jobs:
+        job.result()
 
 
 def _baseline(

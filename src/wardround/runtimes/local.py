@@ -50,7 +50,8 @@ class WorkerPool:
             self._closed = True
             for process in self._all:
                 process.kill()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        # Not cancelled: who waits for a cancelled future is never told. What is still queued fails at once instead.
+        self._pool.shutdown(wait=True)
         for process in self._all:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:

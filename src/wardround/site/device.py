@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import time
@@ -62,10 +63,12 @@ def choose_machine(plan: Plan, device: str, cache: Path) -> Machine:
     key = {**shape, "classes": plan.classes, "channels": len(plan.task.modalities), "torch": torch.__version__,
            "device": kind, "threads": torch.get_num_threads(), "processor": processor_name(where)}  # fmt: skip
     path = cache / f"selftest-{seed_of(0, canonical_json(key)):016x}.json"
-    if not path.is_file():
-        precision, why = self_test(plan, where)
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_bytes(path, json.dumps({**key, "precision": precision, "why": why}).encode())
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers must not measure at once, nor decide differently
+        if not path.is_file():
+            precision, why = self_test(plan, where)
+            write_bytes(path, json.dumps({**key, "precision": precision, "why": why}).encode())
     known = json.loads(path.read_text(encoding="utf-8"))
     return Machine(where, known["precision"], known["why"])
 

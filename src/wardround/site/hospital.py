@@ -19,7 +19,7 @@ from wardround.data.dataset import Dataset, open_dataset
 from wardround.data.findings import counts
 from wardround.data.spec import DatasetSpec
 from wardround.data.split import Split, deal, split_cases
-from wardround.data.store import Recipe, Store, StoredCase, open_store, usable
+from wardround.data.store import Recipe, Store, StoredCase, deal_file, open_store, usable
 from wardround.planning.plan import Plan
 from wardround.site.inference import slice_axis
 
@@ -72,7 +72,7 @@ def recipe_of(plan: Plan) -> Recipe:
 
 
 def open_hospital(
-    plan: Plan, name: str, sources: Sequence[Source], store_root: Path, folder: Path, progress: Progress | None = None
+    plan: Plan, name: str, sources: Sequence[Source], store_root: Path, progress: Progress | None = None
 ) -> Hospital:
     """Prepare (once) and split a site's data.
 
@@ -80,17 +80,23 @@ def open_hospital(
         SiteError: too few usable cases; holds counts only.
         StorageError: the store cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    members = tuple(_open(plan, source, store_root, folder, progress) for source in sources)
-    return Hospital(name, members)
+    members, refused = [], []
+    for source in sources:
+        try:
+            members.append(_open(plan, source, store_root, progress))
+        except SiteError as error:
+            refused.append(error)  # among several datasets (the pooled baseline) one may have too few cases
+    if not members:
+        raise refused[0]
+    return Hospital(name, tuple(members))
 
 
-def _open(plan: Plan, source: Source, store_root: Path, folder: Path, progress: Progress | None) -> Member:
+def _open(plan: Plan, source: Source, store_root: Path, progress: Progress | None) -> Member:
     dataset = open_dataset(source.folder, source.spec)
     store = open_store(dataset, recipe_of(plan), store_root, progress)
     subjects = usable(store.cases)
     key, folds = plan.evaluation.split_key, plan.evaluation.folds
-    path = folder / f"deal-{store.dataset[:16]}.json"
+    path = deal_file(store_root, dataset.root, key, folds)
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     dealt = deal(sorted(set(subjects.values())), key, folds, before)
     if dealt != before:

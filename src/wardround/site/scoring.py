@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from wardround.core.errors import CaseError
 from wardround.core.scores import LabelScores, Scores
 from wardround.core.stats import Moments, merge_all
 from wardround.data.case import Case, CaseFiles
@@ -71,6 +72,8 @@ def full_scores(
     """Each case read anew, predicted, brought back to its own grid and scored there."""
     for files in cases:
         case = read_case(files, plan.task.modalities, plan.task.labels, dataset.spec)
+        if plan.task.dimensions == 3 and case.image.shape[3] == 1:
+            raise CaseError("wrong_dimensions", f"{files.id}: is flat; the model needs volumes")
         prediction = predict_case(plan, machine, network, case)
         assert case.label is not None  # noqa: S101 - read_case asks for the mask
         yield ScoredCase(files, case, prediction, score(plan, case.label, prediction, case.spacing))

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 from torch import nn
 
-from wardround.core.errors import CaseError, DatasetError, InputError, RunError, StorageError, WardRoundError
+from wardround.core.errors import CaseError, DatasetError, Fault, InputError, RunError, StorageError, WardRoundError
 from wardround.core.rundir import RunDir
 from wardround.core.scores import Scores
 from wardround.core.stats import merge_all
-from wardround.core.weights import read_tensors
+from wardround.core.weights import read_tensors, slots
 from wardround.data.case import CaseFiles
 from wardround.data.dataset import Dataset, open_dataset
 from wardround.data.loose import open_images
 from wardround.data.readers import read_image
+from wardround.data.store import default_root
 from wardround.data.writers import write_label_map
 from wardround.metrics.case_rows import flat
 from wardround.planning.plan import Plan
@@ -49,11 +50,13 @@ class Model:
         plan = Plan.model_validate(run.read_json("plan.json"))
         if not run.model.is_file():
             raise RunError(f"{run.root} has no final model yet: go on with `wardround resume {run.root}`")
-        with safe_open(run.model, framework="numpy") as file:
-            digest = (file.metadata() or {}).get("plan")
-        if digest != plan.digest():
+        try:
+            made_by = json.loads(slots(run.model)[1]["wardround"])["plan"]
+        except (WardRoundError, KeyError, ValueError) as error:
+            raise RunError(f"{run.model} is damaged: {error}") from error
+        if made_by != plan.digest():
             raise RunError(f"{run.model} does not belong to the plan beside it")
-        machine = choose_machine(plan, device, run.root)
+        machine = choose_machine(plan, device, default_root())
         return cls(plan, machine, make_network(plan, machine, read_tensors(run.model)))
 
     def evaluate(self, folder: Path, track: Track) -> dict[str, Any]:
@@ -93,11 +96,15 @@ class Model:
 
     def predict(self, images: Sequence[Path], out: Path) -> Iterator[tuple[str, Path | None, str]]:
         """Write a label map a case; yields (case, path, ""), or (case, None, reason) where it failed."""
+        cases = open_images(images, self.plan.task.modalities)
+        taken = [Fault(f.id, "its label map would overwrite an image") for f in cases if _overwrites(f, out)]
+        if taken:
+            raise InputError(f"--out {out} holds the images themselves: choose another folder", taken)
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot write to {out}: {error.strerror}") from error
-        for files in open_images(images, self.plan.task.modalities):
+        for files in cases:
             try:
                 yield files.id, self._predict_one(files, out), ""
             except CaseError as error:
@@ -110,6 +117,11 @@ class Model:
         path = out / f"{files.id}{'.png' if case.picture else '.nii.gz'}"
         write_label_map(path, values[classes], like)
         return path
+
+
+def _overwrites(files: CaseFiles, out: Path) -> bool:
+    written = {(out / f"{files.id}{end}").resolve() for end in (".nii.gz", ".png")}
+    return any(source.path.resolve() in written for source in files.images.values())
 
 
 def find_datasets(folder: Path) -> dict[str, Dataset]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from wardround.core.errors import SiteError, StorageError, WardRoundError
+from wardround.core.errors import DatasetError, InputError, SiteError, StorageError, WardRoundError
 from wardround.core.messages import Answer, Facts, InitFacts, ScoreFacts, Seconds, SiteFailed, Task
 from wardround.core.scores import Scores
 from wardround.core.stats import merge_all
@@ -59,15 +59,8 @@ class Site:
 
     @cached_property
     def _hospital(self) -> Hospital:
-        report = self._told("preparing")
-        return open_hospital(
-            self._plan,
-            self._setting.name,
-            self._setting.sources,
-            self._setting.store_root,
-            self._setting.folder,
-            report,
-        )
+        setting, tell = self._setting, self._told("preparing")
+        return open_hospital(self._plan, setting.name, setting.sources, setting.store_root, tell)
 
     def answer(self, task: Task, tensors: Path | None) -> Answer | SiteFailed:
         """Answer a task, or say why not. A task answered before gets the stored answer."""
@@ -158,6 +151,8 @@ class Site:
             reason = str(error)
         elif isinstance(error, StorageError):
             reason = "the site's disk cannot be written (full, or no permission)"
+        elif isinstance(error, InputError | DatasetError):
+            reason = "its dataset folder or dataset.yaml cannot be used: `wardround check` there says why"
         elif isinstance(error, WardRoundError):
             reason = f"the site could not use its data or what it was sent ({type(error).__name__})"
         else:

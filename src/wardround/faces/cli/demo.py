@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -24,10 +25,10 @@ LOCAL_SITE = 0  # the local-only column covers one site to save time
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for images and the run; must be new.")] = Path(
-        "wardround-demo"
-    ),
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for images and the run; default wardround-demo, -2, -3 ...")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31)] = 0,
 ) -> None:
     """Four SYNTHETIC hospitals with MS lesions on four scanners train one model.
 
@@ -37,6 +38,7 @@ def demo(
     Example: `wardround demo --out /tmp/demo`
     """
     console = Console(stderr=True)
+    out = out or _unused(Path("wardround-demo"))
     place = RunDir((out / "run").resolve())
     place.make_free()
     folders = _hospitals(console, out / "hospitals", seed)
@@ -49,6 +51,11 @@ def demo(
     create(place, plan, sites, where, ["pooled", f"local:{names[LOCAL_SITE]}"], text)
     execute(place)
     _threshold(where)
+
+
+def _unused(folder: Path) -> Path:
+    tries = (folder if n == 1 else folder.with_name(f"{folder.name}-{n}") for n in itertools.count(1))
+    return next(path for path in tries if not path.exists())
 
 
 def _hospitals(console: Console, out: Path, seed: int) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from wardround.core.errors import Fault, InputError
-from wardround.data.store import default_root, list_stores
+from wardround.data.store import default_root, forget_deals, list_stores
 from wardround.data.store import purge as remove
 
 MEGA = 1 << 20
@@ -17,7 +17,7 @@ MEGA = 1 << 20
 
 def purge(
     names: Annotated[list[str] | None, typer.Argument(help="Stores to remove, as listed.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Remove every store.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Remove every store and remembered split.")] = False,
 ) -> None:
     """List the preprocessed stores on this machine, or remove them. Original images are never touched.
 
@@ -29,13 +29,15 @@ def purge(
     unknown = [name for name in chosen if name not in stores]
     if unknown:
         raise InputError(f"no such store under {root}", [Fault(name, "is not listed") for name in unknown])
-    if not chosen:
+    if not chosen and not all_:
         _list(root, stores)
         return
     for name in chosen:
         folder, size = stores[name]
         remove(folder)
         print(f"removed {name}, {size / MEGA:.1f} MB")
+    if all_:
+        print(f"forgot {forget_deals(root)} splits of sites' subjects")
 
 
 def _list(root: Path, stores: dict[str, tuple[Path, int]]) -> None:

@@ -18,8 +18,13 @@ def report(
 ) -> None:
     """Write the HTML report of a run, also while it is running, and print where it is.
 
+    Of a cross-validation, one report a fold.
+
     Example: `wardround report runs/hippocampus --no-pictures`
     """
-    from wardround.faces.report.page import write_report  # noqa: PLC0415 - keeps the command line's start fast
+    from wardround.faces.cli.crossval import folds  # noqa: PLC0415 - keeps the command line's start fast
+    from wardround.faces.report.page import write_report  # noqa: PLC0415
 
-    print(write_report(RunDir(directory.resolve()), pictures))
+    place = RunDir(directory.resolve())
+    for run in folds(place) or [place]:
+        print(write_report(run, pictures))

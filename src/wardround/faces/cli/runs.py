@@ -31,7 +31,7 @@ def run(
         list[str] | None,
         typer.Option("--baseline", help="Also train `pooled`, `local` (each site alone) or `local:SITE`."),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the plan's seed.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, max=2**31, help="Instead of the plan's seed.")] = None,
     cross_validate: Annotated[
         bool, typer.Option("--cross-validate", help="One federation a fold: every case is a test case once.")
     ] = False,

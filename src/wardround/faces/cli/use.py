@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +17,19 @@ from rich.table import Table
 from wardround.core.rundir import RunDir
 
 
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 def evaluate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The run directory.")],
     data: Annotated[Path, typer.Option("--data", help="A dataset folder, or a folder of site folders.")],
     json_: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
 ) -> None:
     """Score the final model on another dataset, per case and in sum.
 
@@ -30,7 +39,7 @@ def evaluate(
     """
     from wardround.site.use import Model  # noqa: PLC0415 - brings torch
 
-    model = Model.open(RunDir(directory.resolve()), device)
+    model = Model.open(RunDir(directory.resolve()), device.value)
     result = model.evaluate(data, track_on_stderr)
     if json_:
         print(json.dumps(result, indent=2, ensure_ascii=False))
@@ -46,7 +55,7 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGE...", help="Images (all modalities of a case), or folders of them.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the label maps.")],
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
 ) -> None:
     """Write a label map for every case, on the image's own grid and affine, with the plan's label values.
 
@@ -56,7 +65,7 @@ def predict(
     """
     from wardround.site.use import Model  # noqa: PLC0415 - brings torch
 
-    model = Model.open(RunDir(directory.resolve()), device)
+    model = Model.open(RunDir(directory.resolve()), device.value)
     failed = 0
     for case, path, reason in model.predict(images, out):
         if path is None:
@@ -88,7 +97,7 @@ def _print_scores(result: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     for finding in result["left_out"]:
-        console.print(f"left out: {finding['case']}: {finding['message']}", highlight=False, soft_wrap=True)
+        console.print(f"left out: {finding['message']}", highlight=False, soft_wrap=True)
 
 
 def _number(value: object) -> str:
