@@ -147,9 +147,10 @@ def test_a_killed_worker_is_a_missing_site_and_the_run_goes_on(world: World, tmp
 
 
 def test_resuming_a_finished_run_changes_nothing(world: World, whole: Path) -> None:
-    before = final(whole)
+    before, log = final(whole), (whole / "events.jsonl").read_bytes()
     world.run("resume", whole)
     assert final(whole) == before
+    assert (whole / "events.jsonl").read_bytes() == log
 
 
 def test_evaluate_scores_every_case(world: World, whole: Path) -> None:

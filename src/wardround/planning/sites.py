@@ -37,6 +37,8 @@ class SitesFile(Frozen):
     @classmethod
     def _distinct(cls, value: tuple[SiteEntry, ...]) -> tuple[SiteEntry, ...]:
         names = [site.name for site in value]
+        if "pooled" in names:
+            raise ValueError("a site cannot be called pooled: that is the baseline's name")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"named twice: {', '.join(twice)}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround import __version__
+from wardround.coordinator import checkpoint
 from wardround.coordinator.rounds import Run, run_rounds
 from wardround.coordinator.state import State
 from wardround.core.errors import Fault, InputError
@@ -123,9 +124,10 @@ def load_run_plan(run: RunDir) -> Plan:
     return Plan.model_validate(run.read_json("plan.json"))
 
 
-def is_done(run: RunDir) -> bool:
-    """True where the arm in this directory ended."""
-    return any(event["event"] == "run_ended" for event in read_events(run.events))
+def _done(run: RunDir) -> bool:
+    """True where the arm in this directory ended and every site was tested."""
+    ended = any(event["event"] == "run_ended" for event in read_events(run.events))
+    return ended and not run.read_json("scores.json")["missing"]
 
 
 def _seen(run: RunDir) -> set[str]:
@@ -182,6 +184,9 @@ def _carry_out_arm(
     listener: Listener,
     fixed: int | None,
 ) -> State:
+    point = checkpoint.load(place)
+    if point is not None and _done(place):
+        return point.state
     log = EventLog(place.events, lambda event, facts: listener(arm.name, {"event": event, **facts}))
     begun = place.events.is_file() and place.events.stat().st_size > 0
     if begun:
@@ -195,7 +200,7 @@ def _carry_out_arm(
 
 def _setting(name: str, place: RunDir, config: dict[str, Any]) -> dict[str, Any]:
     entries = config["sites"]
-    sources = list(entries.values()) if name == POOLED and POOLED not in entries else [entries[name]]
+    sources = list(entries.values()) if name == POOLED else [entries[name]]
     return {
         "name": name,
         "sources": sources,

@@ -59,7 +59,7 @@ class LiveRun:
         with self._lock:
             line = self._line(arm, event)
             if line is not None and self._live is None:
-                self._console.print(f"{self._clock()}  {line}", highlight=False, soft_wrap=True)
+                self._console.print(f"{self._clock()}  {line}", highlight=False, markup=False, soft_wrap=True)
             if self._live is not None:
                 self._live.update(self._draw())
 

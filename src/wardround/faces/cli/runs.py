@@ -73,7 +73,7 @@ def execute(place: RunDir) -> None:
     """Run what the directory asks for, then write and name the report."""
     console = Console(stderr=True)
     loaded = load_run_plan(place)
-    console.print(f"run directory {place.root}", highlight=False, soft_wrap=True)
+    console.print(f"run directory {place.root}", highlight=False, markup=False, soft_wrap=True)
     try:
         with LiveRun(console, loaded.rounds.limit) as live:
             carry_out(place, live.progress, live.listen)

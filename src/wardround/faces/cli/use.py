@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -93,11 +94,11 @@ def _print_scores(result: dict[str, Any]) -> None:
         table.add_column("HD95 mm", justify="right")
     for row in sorted(rows, key=lambda row: row["dice"] if row["dice"] is not None else 2):
         cells = [cell for label in labels for cell in (row["labels"][label]["dice"], row["labels"][label]["hd95_mm"])]
-        table.add_row(row["case"], *map(_number, cells))
+        table.add_row(escape(row["case"]), *map(_number, cells))
     console = Console()
     console.print(table)
     for finding in result["left_out"]:
-        console.print(f"left out: {finding['message']}", highlight=False, soft_wrap=True)
+        console.print(f"left out: {finding['message']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _number(value: object) -> str:
