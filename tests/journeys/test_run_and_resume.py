@@ -34,7 +34,13 @@ class World:
     def start(self, *args: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "wardround", *map(str, args)]
         return subprocess.Popen(
-            command, env=self.env, cwd=self.root, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            env=self.env,
+            cwd=self.root,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=_heed_ctrl_c,
         )
 
     def run(self, *args: object, code: int = 0) -> tuple[str, str]:
@@ -45,6 +51,11 @@ class World:
 
     def train(self, out: Path) -> subprocess.Popen[str]:
         return self.start("run", self.plan, "--sites", self.sites, "--out", out)
+
+
+def _heed_ctrl_c() -> None:
+    """Tests that were started in the background of a shell ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(process: subprocess.Popen[str], words: str) -> None:
