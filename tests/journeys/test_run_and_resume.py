@@ -40,7 +40,7 @@ class World:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            preexec_fn=_heed_ctrl_c,
+            preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - no lock is held across the fork
         )
 
     def run(self, *args: object, code: int = 0) -> tuple[str, str]:
