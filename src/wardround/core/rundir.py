@@ -3,15 +3,16 @@
 ::
 
     plan.json                 canonical plan; plan.yaml is the text as it was given
+    sites.json                which folders play the sites, workers, baselines asked for
     run.json                  sites, seed, arm (federated, pooled, local), software, machine
     events.jsonl              append-only log, one JSON object a line; the report reads this
-    rounds/0007/              state.json, weights.safetensors, shared.safetensors: one checkpoint
+    rounds/0007/              state.json, model.safetensors (what is sent), shared.safetensors: one checkpoint
     latest                    name of the newest whole checkpoint
     best.safetensors, last.safetensors, model.safetensors (= best)
     scores.json               test scores per site of the final model
     tensorboard/              scalars
     sites/<name>/             simulation only, mode 0700: what a hospital would keep to itself
-    journal/                  answers already received, until their round is closed
+    test/                     the final model as it was sent to be tested
     baselines/<arm>/          run directories of the baselines
     report.html
 """

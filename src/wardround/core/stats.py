@@ -1,7 +1,7 @@
 """Statistics that merge across sites: ``merge(of(a), of(b)) == of(a + b)``, in any order.
 
-Sums are kept with `math.fsum`-free plain floats: merging is associative up to rounding, and the
-coordinator always folds in site order, so the bits do not depend on arrival.
+Merging adds plain floats, so it is associative up to rounding; the coordinator always folds in site
+order, so the bits do not depend on arrival.
 """
 
 from __future__ import annotations
