@@ -82,6 +82,10 @@ class Rounds(Frozen):
     patience: Positive = Field(default=10, description="stop after so many rounds without a gain")
     gain: float = Field(default=0.001, ge=0, le=1, description="least gain of mean validation Dice that counts")
 
+    stall: int = Field(
+        default=900, ge=5, le=86_400, description="seconds without progress after which a site on a network is missing"
+    )
+
     def needed(self, sites: int) -> int:
         """The quorum among ``sites``."""
         return self.quorum if self.quorum is not None else sites // 2 + 1

@@ -1,0 +1,1 @@
+"""Hospitals on a network: coordinator and sites speak signed HTTPS, pulled by the sites."""
