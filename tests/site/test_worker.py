@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,10 @@ def test_training_learns_and_is_scored_on_the_images_own_grid(folder: Path, stor
         assert facts.scores.cases == 1
         assert (facts.scores.mean_dice or 0) > 0.6
     assert facts.scores.labels["ball"].hd95.n == 1
-    assert (Path(someone._setting.folder) / "overlays" / "index.json").is_file()
+    overlays = Path(someone._setting.folder) / "overlays"
+    assert (overlays / "index.json").is_file()
+    rows = json.loads((overlays / "cases.json").read_text())
+    assert [row["synthetic"] for row in rows] == [False] * facts.scores.cases
 
 
 def test_a_wrong_model_is_refused(folder: Path, store: Path) -> None:

@@ -224,13 +224,14 @@ def _begin_arm(place: RunDir, plan: Plan, arm: Arm, machine: dict[str, Any], bas
             "simulation": True,
             "software": __version__,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": {**_machine(), **machine},
+            "machine": {**machine_facts(), **machine},
             "baselines": baselines,
         },
     )
 
 
-def _machine() -> dict[str, Any]:
+def machine_facts() -> dict[str, Any]:
+    """What a report says of the machine that ran the rounds, and of its software."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

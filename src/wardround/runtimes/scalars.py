@@ -29,6 +29,11 @@ class Scalars:
         if event["event"] == "run_ended" and arm in self._writers:
             self._writers.pop(arm).close()
 
+    def close(self) -> None:
+        """Close the files of arms that have not ended; `listen` would begin new ones."""
+        while self._writers:
+            self._writers.popitem()[1].close()
+
     def _add(self, arm: str, name: str, value: float | None, step: int) -> None:
         if value is None:
             return

@@ -15,11 +15,13 @@ from rich.console import Console
 from wardround import __version__
 from wardround.core.errors import WardRoundError
 from wardround.faces.cli.check import check
+from wardround.faces.cli.coordinator import coordinator_app
 from wardround.faces.cli.demo import demo
 from wardround.faces.cli.plans import plan_app
 from wardround.faces.cli.purge import purge
 from wardround.faces.cli.report import report
 from wardround.faces.cli.runs import resume, run
+from wardround.faces.cli.site import site_app
 from wardround.faces.cli.use import evaluate, predict
 
 app = typer.Typer(
@@ -33,6 +35,8 @@ app = typer.Typer(
 for command in (demo, check, run, resume, evaluate, predict, report, purge):
     app.command()(command)
 app.add_typer(plan_app, name="plan")
+app.add_typer(coordinator_app, name="coordinator")
+app.add_typer(site_app, name="site")
 
 
 @app.callback(invoke_without_command=True)

@@ -55,9 +55,27 @@ def run(
 def resume(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The run directory.")]) -> None:
     """Go on with a run after any interruption; the result is the same as without it.
 
+    A run of a network goes on by itself while `wardround coordinator serve` runs.
+
     Example: `wardround resume runs/hippocampus`
     """
-    go_on(RunDir(directory.resolve()))
+    place = RunDir(directory.resolve())
+    check_own(place)
+    go_on(place)
+
+
+def check_own(place: RunDir) -> None:
+    """Raises InputError for a run of a network, which is not carried out from its directory."""
+    if not (place.root / "run.json").is_file() or place.read_json("run.json").get("simulation") is not False:
+        return
+    office = place.root.parent.parent
+    if (office / "federation.json").is_file():
+        raise InputError(
+            f"{place.root} is a run of a network: it goes on by itself while the coordinator serves\n"
+            f"(wardround coordinator serve {office}); wardround coordinator status {office} says where it stands, and\n"
+            f"wardround coordinator resume {office} {place.root.name} goes on with it after a failure"
+        )
+    raise InputError(f"{place.root} holds the result of a run of a network: only its coordinator could go on with it")
 
 
 def go_on(place: RunDir) -> None:

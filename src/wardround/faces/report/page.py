@@ -6,25 +6,18 @@ them, and a content security policy lets only the page's own style and script ac
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from datetime import UTC, datetime
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from wardround import __version__
 from wardround.core.rundir import RunDir
 from wardround.core.weights import write_bytes
 from wardround.data.findings import CODES
-from wardround.faces.report import attendance, shown, sites
+from wardround.faces.report import attendance, sites
 from wardround.faces.report.bars import stacked
 from wardround.faces.report.collect import Material, at, collect, synthetic_sites
-from wardround.faces.report.history import mean_of, std_of
+from wardround.faces.report.frame import environment, framed
 from wardround.faces.report.pictures import pictures
 from wardround.faces.report.results import results, skipped_words
 from wardround.faces.report.rounds import both_curves
@@ -32,8 +25,7 @@ from wardround.faces.report.timing import timing
 from wardround.faces.report.words import plan_words, stop_words
 
 # the colours of wardround.data.overlay
-LEGEND = "Blue outlines are the reference, orange ones the prediction, white where both run."
-_FILTERS = ("counted", "decimal", "duration", "listed", "percent", "signed", "size", "whole")
+LEGEND = "Blue outlines are the reference, orange ones the prediction, green where both run."
 
 
 def write_report(run: RunDir, with_pictures: bool = True) -> Path:
@@ -52,16 +44,10 @@ def write_report(run: RunDir, with_pictures: bool = True) -> Path:
 
 def render(material: Material, with_pictures: bool = True) -> str:
     """The page as text."""
-    style, script = _asset("style.css"), _asset("readout.js")
     notes = list(material.notes)
     overlays = pictures(material, notes) if with_pictures else []
-    return _environment().get_template("report.html.j2").render(
-        style=Markup(style),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        policy=(
-            f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-            "base-uri 'none'; form-action 'none'"
-        ),
+    return environment().get_template("report.html.j2").render(
+        **framed("style.css", script="readout.js"),
         overlays=overlays,
         with_pictures=with_pictures,
         legend=LEGEND,
@@ -108,30 +94,3 @@ def _machine(material: Material) -> list[tuple[str, str]]:
     if not isinstance(machine, dict):
         return []
     return [(str(key), str(value)) for key, value in machine.items() if isinstance(value, str | int | float)]
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("wardround.faces.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update({name: getattr(shown, name) for name in _FILTERS})
-    environment.filters.update(moment=_moment, mean=mean_of, std=std_of)
-    return environment
-
-
-def _moment(value: datetime | None) -> str:
-    return shown.NOTHING if value is None else value.astimezone(UTC).strftime("%d %b %Y, %H:%M UTC")
-
-
-@cache
-def _asset(name: str) -> str:
-    return (resources.files("wardround.faces.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -71,7 +71,12 @@ def _folder(run: RunDir, site: str) -> Path | None:
 
 def _picture(run: RunDir, site: str, entry: object) -> Picture | None:
     folder = _folder(run, site)
-    if folder is None or not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
+    return None if folder is None else picture_in(folder, site, entry)
+
+
+def picture_in(folder: Path, site: str, entry: object) -> Picture | None:
+    """One overlay of a folder as an entry of its ``index.json`` names it; None where it cannot be used."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
         return None
     path = folder / entry["file"]
     if Path(entry["file"]).name != entry["file"] or path.is_symlink():

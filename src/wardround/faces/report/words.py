@@ -12,7 +12,7 @@ from wardround.faces.report.strategy_words import more_leaves, strategy_words
 
 Json = Mapping[str, Any]
 
-_NETWORKS = {"unet": "U-Net", "unet++": "U-Net++", "attention_unet": "Attention U-Net"}
+NETWORKS = {"unet": "U-Net", "unet++": "U-Net++", "attention_unet": "Attention U-Net"}
 _OPTIMISERS = {"adamw": "AdamW", "sgd": "SGD with Nesterov momentum"}
 _NORMALISE = {
     "zscore": "shifted and scaled to mean 0 and standard deviation 1, per image and modality",
@@ -65,7 +65,7 @@ def plan_words(plan: Json, sites: int | None = None, model_bytes: float | None =
 def _learned(plan: Json) -> tuple[str, ...]:
     labels, lesions = list(at(plan, "task.labels", {})), at(plan, "task.lesions", [])
     network = str(at(plan, "network.name", "network"))
-    kind = f"{at(plan, 'task.dimensions', 3)}D {_NETWORKS.get(network, network)}"
+    kind = f"{at(plan, 'task.dimensions', 3)}D {NETWORKS.get(network, network)}"
     sentences = [f"One {kind} learns to outline {listed(labels)} on {listed(at(plan, 'task.modalities', []))} images."]
     if lesions:
         sentences.append(f"For {listed(lesions)}, separate spots are also counted one by one.")
@@ -136,13 +136,19 @@ def leaves(plan: Json, model_bytes: float | None = None) -> tuple[str, ...]:
         f"Each round: the trained weights{big}, the number of training cases and steps, the mean loss and timings.",
         more_leaves(plan),
         "Each time the model is scored, and once on the test cases at the end: sums over cases of the metrics.",
+        who_sees(plan),
     ]
-    if at(plan, "aggregation.name", "plain") in ("plain", *_RULES):
-        sentences.append(
-            "The coordinator sees each site’s weights by themselves. Weights are not images, but a model can keep "
-            "traces of what it was trained on, and this plan neither adds noise nor hides one site’s weights in a sum."
-        )
     return tuple(filter(None, sentences))
+
+
+def who_sees(plan: Json) -> str:
+    """What the coordinator learns from a site's weights; empty where this is not known of the plan."""
+    if at(plan, "aggregation.name", "plain") not in ("plain", *_RULES):
+        return ""
+    return (
+        "The coordinator sees each site’s weights by themselves. Weights are not images, but a model can keep "
+        "traces of what it was trained on, and this plan neither adds noise nor hides one site’s weights in a sum."
+    )
 
 
 def stays() -> tuple[str, ...]:

@@ -18,7 +18,9 @@ path                                   method  request -> response
 /v1/tasks/PLAN/ROUND/VERB/STEP/reply   POST    `wardround.core.messages.Reply` -> `Done`
 /v1/tasks/PLAN/ROUND/VERB/STEP/failure POST    `wardround.core.messages.SiteFailed` -> `Done`
 /v1/tasks/PLAN/ROUND/VERB/STEP/moved   POST    `Moved` -> `Going`
-/v1/heads                              POST    `Head` -> `Heads`: countersigning of the audit logs
+/v1/heads                              POST    `OwnHead` -> `Heads`: countersigning of the audit logs
+/v1/probe                              POST    any bytes (at most `PIECE`) -> `Done`: `site doctor` tries the way
+/v1/probe?count=M                      GET     - -> M random bytes (at most `PIECE`)
 /v1/people/status                      POST    - -> `Status`; people only: see `PersonRole`
 /v1/people/...                         POST    people only: submit, abort, invite, revoke
 /healthz                               GET     200 while the database answers; unsigned, says nothing else
@@ -224,6 +226,20 @@ class Head(Frozen):
 
     length: NonNegativeInt  # entries
     hash: Digest
+
+
+class Seen(Frozen):
+    """The coordinator's head as the site saw it, signed by the site (see `head_text`, with an empty owner)."""
+
+    head: Head
+    time: NonNegativeInt
+    signature: Signature
+
+
+class OwnHead(Head):
+    """A site's head, to be signed; and the coordinator's that came with the last `Heads`, signed by the site."""
+
+    seen: Seen | None = None
 
 
 class Heads(Frozen):

@@ -1,0 +1,64 @@
+"""What the coordinator's commands say: what to send with an invitation, and what a submitted plan means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wardround import __version__
+from wardround.faces.cli.site_log import printable
+from wardround.faces.report.words import leaves, stays
+from wardround.networks.sizes import count_numbers
+from wardround.planning.plan import Plan
+from wardround.runtimes.https.people_wire import Invite, Submitted
+from wardround.runtimes.https.transport import needed
+
+SERIES = ".".join(__version__.split("+")[0].split(".")[:2])
+
+
+def invitation_words(asked: Invite) -> tuple[str, str]:
+    """What stands before and after an invitation."""
+    good = f"good once, for {asked.days:g} day{'' if asked.days == 1 else 's'}"
+    who = f"the {asked.role} {asked.name}"
+    before = f"Another key for {who}; {good}:\n" if asked.rekey else f"Invitation of {who}; {good}:\n"
+    secret = (
+        "\nWhoever reads this line before it is used can take part in its place: send it as you would a password.\n"
+        f"With it, tell {asked.name} to run:\n"
+    )
+    return before, secret + "\n".join(f"  {line}" for line in _to_run(asked))
+
+
+def _to_run(asked: Invite) -> list[str]:
+    if asked.role != "site":
+        return [
+            f"pip install 'wardround[network]=={SERIES}.*'",
+            "wardround coordinator join INVITATION --dir DIR",
+        ]
+    if asked.rekey:
+        return ["wardround site rekey INVITATION --dir DIR", "wardround site serve --dir DIR"]
+    return [
+        f"pip install 'wardround[train,network]=={SERIES}.*'",
+        "wardround site join INVITATION --data DATASET --dir DIR",
+        "wardround site doctor --dir DIR",
+        "wardround site serve --dir DIR",
+    ]
+
+
+def submitted_words(plan: Plan, submitted: Submitted, directory: Path) -> str:
+    """Who is asked, what would leave them, the digest, and what comes next."""
+    sites = submitted.sites
+    numbers = count_numbers(plan.network, plan.task.dimensions, len(plan.task.modalities), plan.classes)
+    lines = [
+        f"{printable(plan.study.title)}: waits for approval at {', '.join(sites)}",
+        f"It begins when {needed(plan, len(sites))} of {len(sites)} have approved.",
+        "",
+        "What leaves a site",
+        *(f"  - {words}" for words in leaves(plan.model_dump(mode="json"), 4 * numbers)),
+        "What never leaves a site",
+        *(f"  - {words}" for words in stays()),
+        "",
+        *(f"note    {printable(note)}" for note in submitted.notes),
+        f"digest  {submitted.plan}",
+        f"sites   approve with: wardround site approve {submitted.plan[:12]}",
+        f"follow  wardround coordinator status {directory} {submitted.plan[:12]} --watch",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""uvicorn's HTTP protocol, with what it lacks: client certificates, and limits on heads and connections."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD = 64 << 10  # bytes of a request's head
+PATIENCE = 30.0  # seconds for a whole head, and for the rest of a body that nobody reads
+CONNECTIONS = 1000
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. The application finds it as ``scope["state"]["connection"]``."""
+
+    most: ClassVar[int] = CONNECTIONS
+    patience: ClassVar[float] = PATIENCE
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self.admitted = False  # set by the application when a request was signed as it must be
+        self._head, self._in_head, self._in_body = 0, True, False
+        self._limit: asyncio.TimerHandle | None = None
+        tls = transport.get_extra_info("ssl_object")
+        certificate = None if tls is None else tls.getpeercert(True)
+        self.app_state = {**self.app_state, "connection": self, "peer_certificate": certificate}
+        self._expect()
+        if len(self.connections) > self.most:
+            self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._relax()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        super().data_received(data)
+        if self._in_head:
+            self._head += len(data)
+            if self._head > HEAD:
+                self.logger.warning("The head of a request was too long.")
+                self.abort()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._head, self._in_head = 0, True
+        if self._limit is None:
+            self._expect()
+
+    def on_headers_complete(self) -> None:
+        """Its head is whole."""
+        self._in_head, self._in_body = False, True
+        self._relax()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Its body came to its end."""
+        self._in_body = False
+        self._relax()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """It was answered, perhaps before its body came: the rest is thrown away, but not for ever."""
+        super().on_response_complete()
+        if self._in_body and not self.transport.is_closing():
+            self._expect()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._relax()
+        self.transport.abort()
+
+    def _expect(self) -> None:
+        self._relax()
+        self._limit = self.loop.call_later(self.patience, self.abort)
+
+    def _relax(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def _make_room(self) -> None:
+        """Too many: somebody who never showed a good signature goes, at worst whoever came last."""
+        strangers: Any = (one for one in self.connections if isinstance(one, Connection) and not one.admitted)
+        next(strangers, self).abort()

@@ -1,0 +1,51 @@
+"""How a site stands, from its folder alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from typing import Any
+
+from wardround.core.errors import StorageError
+from wardround.runtimes.https.fetching import fetched_results
+from wardround.runtimes.https.home import Home
+from wardround.site.decisions import Desk
+
+
+def site_status(home: Home) -> dict[str, Any]:
+    """JSON-ready facts; nothing is asked of the coordinator. Raises InputError where site.json has faults."""
+    settings, desk = home.settings(), Desk(home.root)
+    served = _served(home)
+    doing = _doing(home) if served else {}
+    decisions = [desk.decision(digest) for digest in desk.digests()]
+    return {
+        "site": settings.name,
+        "federation": settings.federation.name,
+        "coordinator": settings.url,
+        "folder": str(home.root),
+        "dataset": settings.data,
+        "key until": time.strftime("%Y-%m-%d", time.localtime(settings.expires)),
+        "served": f"yes, by process {doing.get('pid', '?')}" if served else "no: `wardround site serve` does",
+        "doing": doing.get("doing", ""),
+        "problem": doing.get("problem", ""),
+        "plans": dict(Counter(one.standing if one is not None else "pending" for one in decisions)),
+        "results": len(fetched_results(home)),
+    }
+
+
+def _served(home: Home) -> bool:
+    try:
+        os.close(home.lock())
+    except StorageError:
+        return True
+    return False
+
+
+def _doing(home: Home) -> dict[str, Any]:
+    try:
+        found = json.loads(home.serving.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,77 @@
+"""The coordinator learns how a site stands to each plan: at once when a person decides, in whichever process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from wardround.core.messages import Digest
+from wardround.runtimes.https.client import Client, Rejected
+from wardround.runtimes.https.home import Home
+from wardround.runtimes.https.logs import say
+from wardround.runtimes.https.wire import Consent, Done
+from wardround.site.consent import Consents
+
+EVERY = 30.0  # seconds after which dataset and software are looked at without anybody's doing
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+class Standings:
+    """Keeps the coordinator's picture of this site's approvals up to date. ``told.json`` outlives the process."""
+
+    def __init__(
+        self, home: Home, consents: Consents, client: Client, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._home, self._consents, self._client, self._clock = home, consents, client, clock
+        self._told: dict[str, Any] = home.read_json(home.told, {})
+        self._seen: Stamp | None = None
+        self._due = 0.0
+
+    def tell(self) -> None:
+        """Send what changed; costs a look at a folder where nothing did.
+
+        Raises:
+            Unreachable, Rejected: see `Client.call`; what was not told is told next time.
+        """
+        seen = self._stamp()
+        if seen == self._seen and self._clock() < self._due:
+            return
+        for request in self._consents.all():
+            consent = Consent(
+                plan=request.digest, standing=request.permission.standing, reason=request.permission.reason
+            )
+            if self._told.get(request.digest) != _key(consent):
+                self.say(consent)
+        self._seen, self._due = seen, self._clock() + EVERY
+
+    def say(self, consent: Consent) -> None:
+        """Send one standing, whatever was said before."""
+        try:
+            self._client.call("POST", "/v1/consent", consent, Done, "consent")
+        except Rejected as error:
+            if error.code != "not_found":
+                raise
+        say("standing_told", plan=consent.plan[:12], standing=consent.standing, reason=consent.reason)
+        self._told[consent.plan] = _key(consent)
+        self._home.write_json(self._home.told, self._told)
+
+    def again(self, digest: Digest) -> None:
+        """Send how the site stands to a plan, where the coordinator seems to think otherwise."""
+        permission = self._consents.request(digest).permission
+        self.say(Consent(plan=digest, standing=permission.standing, reason=permission.reason))
+
+    def _stamp(self) -> Stamp:
+        paths = [self._home.policy, *self._home.approvals.iterdir(), *self._home.requests.iterdir()]
+        seen = []
+        for path in paths:
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue  # replaced in this moment: its successor is another entry
+            seen.append((path.name, found.st_mtime_ns, found.st_ino))
+        return tuple(sorted(seen))
+
+
+def _key(consent: Consent) -> list[str]:
+    return [consent.standing, consent.reason]

@@ -1,0 +1,200 @@
+"""`Transport` over the coordinator's store: opens a task, and waits for what the sites give.
+
+Who answered and who did not is decided once for every site and task, and is durable: the same task asked
+again after a restart gives the same answers and the same failures, so a round never counts other sites
+than it did before.
+
+A site without approval is missing at once, and so is one that takes its approval back. One that is silent
+is late when it gave no sign of progress for the plan's ``rounds.stall`` seconds and enough others have
+answered; before that there is nothing to go on with, and it is waited for. A site that was late and has
+not been heard of since is not waited for again: it takes part in the next task after it is back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wardround.aggregation.checked import Checked
+from wardround.core.errors import WardRoundError
+from wardround.core.messages import Answer, InitFacts, ScoreFacts, SiteFailed, SiteSummary, Task, TrainFacts, Verb
+from wardround.planning.plan import Plan
+from wardround.runtimes.https.attending import Roll, Silence, Stand, Tell
+from wardround.runtimes.https.store import Outcome, Store
+
+TICK = 1.0  # seconds: the longest time for which a stop goes unnoticed
+WITH_TENSORS: tuple[Verb, ...] = ("init", "train")
+FACTS = {
+    "describe": SiteSummary,
+    "init": InitFacts,
+    "train": TrainFacts,
+    "validate": ScoreFacts,
+    "test": ScoreFacts,
+}
+
+
+class Aborted(WardRoundError):
+    """A person stopped the run."""
+
+
+class Stopped(WardRoundError):
+    """The server ends. What was reached is durable and goes on when it starts again."""
+
+
+def needed(plan: Plan, sites: int) -> int:
+    """How many of ``sites`` must train for a round to count: the quorum, and what the aggregation cannot do without."""
+    rule = plan.aggregation
+    least = rule.least(sites)[0] if isinstance(rule, Checked) else 1
+    return min(max(plan.rounds.needed(sites), least), sites)
+
+
+def fault_of(task: Task, answer: Answer) -> str | None:
+    """Why ``answer`` is none to ``task``, in words that may be shown; None where it is one."""
+    reply = answer.reply
+    if reply.task != task.id:
+        return "its answer is to another task"
+    if not isinstance(reply.facts, FACTS[task.verb]):
+        return f"its answer says {reply.facts.kind}, which is no answer to {task.verb}"
+    if (reply.tensors is not None) != (task.verb in WITH_TENSORS):
+        return "its answer brings no weights" if task.verb in WITH_TENSORS else "its answer brings weights, unasked"
+    if reply.tensors is not None and (answer.tensors is None or not answer.tensors.is_file()):
+        return "the weights that it sent are no longer on the coordinator's disk"
+    return None
+
+
+class HttpsTransport:
+    """`wardround.core.contracts.Transport` to the sites of one run; one task at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        roster: Sequence[str],
+        tell: Tell = lambda _event, _facts: None,
+        *,
+        roll: Roll | None = None,
+        stopping: threading.Event | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``tell`` hears what happens; ``stopping`` ends the waiting (see `Stopped`)."""
+        self._store, self._plan, self._roster = store, plan, tuple(roster)
+        self._digest, self._tell = plan.digest(), tell
+        self._roll = roll or Roll(store, self._digest, {}, tell)
+        self._stopping = stopping or threading.Event()
+        self._silence, self._clock = Silence(clock), clock
+        self._stands: tuple[int, Mapping[str, Stand]] = (-1, {})
+        self._noted = float("-inf")
+        self.latest: Task | None = None  # the last task that was put
+
+    def ask(self, task: Task, tensors: Path | None, sites: Sequence[str]) -> Iterator[Answer | SiteFailed]:
+        """See `wardround.core.contracts.Transport`.
+
+        Raises:
+            Aborted, Stopped: the run ends, or the server does.
+        """
+        self.check()
+        self._close_older(task)
+        self._store.open_task(task, tensors, sites)
+        self.latest = task
+        self._tell("task_opened", {"task": task.id, "tensors": task.tensors, "sites": list(sites)})
+        self._silence.begin()
+        self._noted = float("-inf")
+        waiting, patient = list(sites), False
+        while True:
+            version = self._store.version()
+            now = self._look(task, sites)
+            for site in list(waiting):
+                result = now.known.get(site) or self._missing(task, site, now)
+                if result is not None:
+                    waiting.remove(site)
+                    yield result
+            if not waiting:
+                return
+            patient = patient or self._held_up(task, waiting, now)
+            self._store.wait(version, TICK)
+
+    def check(self) -> None:
+        """Raises Aborted or Stopped where nothing more is to be done."""
+        if self._stopping.is_set():
+            raise Stopped("the coordinator's server ends")
+        row = self._store.run(self._digest)
+        if row.state == "aborted":
+            raise Aborted(row.note or "aborted")
+
+    def _look(self, task: Task, sites: Sequence[str]) -> _Now:
+        stands = self.standing()
+        known = {site: _judged(task, site, outcome) for site, outcome in self._store.outcomes(task.id).items()}
+        if self._clock() - self._noted >= TICK / 2:
+            self._noted = self._clock()
+            heard = {site: when for site, (when, _) in self._store.seen().items()}
+            self._silence.note(self._store.moved(task.id), heard)
+        answers = sum(isinstance(known.get(site), Answer) for site in sites)
+        if task.verb == "init":  # put to one site after another: a silent one is passed over while there is a next
+            approved = {site for site, stand in stands.items() if stand.standing == "approved"}
+            missing = 0 if approved & set(self._roster) - known.keys() - set(sites) else 1 - answers
+        else:
+            missing = (needed(self._plan, len(sites)) if task.verb == "train" else 1) - answers
+        return _Now(known, stands, answers, max(0, missing))
+
+    def standing(self) -> Mapping[str, Stand]:
+        """How the sites stand, read anew where anything of that kind was written; see also `check`."""
+        if self._stopping.is_set():
+            raise Stopped("the coordinator's server ends")
+        duties = self._store.duties()
+        if duties != self._stands[0]:
+            self.check()
+            self._stands = duties, self._roll.look()
+        return self._stands[1]
+
+    def _missing(self, task: Task, site: str, now: _Now) -> Outcome | None:
+        """The failure of a site that has to be counted out; None where it may still answer."""
+        stall = self._plan.rounds.stall
+        missing = now.stands.get(site, Stand("pending")).missing
+        if missing is None and (now.needed or not self._silence.late(site, stall)):
+            return None
+        kind, reason = missing or ("late", f"no progress for {stall} seconds")
+        failure = SiteFailed(task=task.id, site=site, kind=kind, reason=reason)
+        decided = _judged(task, site, self._store.decide(task.id, site, failure))
+        if isinstance(decided, SiteFailed) and decided.kind == "late":
+            self._silence.missed(site)
+        return decided
+
+    def _held_up(self, task: Task, waiting: Sequence[str], now: _Now) -> bool:
+        """Whether somebody is silent beyond the limit without whom there is nothing to go on with; tells that."""
+        silent = [site for site in waiting if self._silence.late(site, self._plan.rounds.stall)]
+        if not silent or not now.needed:
+            return False
+        facts = {"round": task.round, "verb": task.verb, "sites": silent, "answered": now.answers}
+        self._tell("waiting_for", {**facts, "needed": now.answers + now.needed})
+        return True
+
+    def _close_older(self, task: Task) -> None:
+        """Training and the test begin from a checkpoint: what was asked before it is over, and its tensors may go."""
+        if task.verb not in ("train", "test"):
+            return
+        older: list[tuple[Verb, int]] = [("train", task.round - 1), ("validate", task.round)]
+        if task.round <= 1:
+            older += [("describe", 0), ("init", 0)]
+        for verb, number in older:
+            if number >= 0:
+                self._store.close_task(Task(plan=self._digest, round=number, verb=verb).id)
+        self._store.prune(self._digest, task.round)
+
+
+@dataclass(frozen=True)
+class _Now:
+    """Where a task stands at one moment."""
+
+    known: Mapping[str, Outcome]
+    stands: Mapping[str, Stand]
+    answers: int
+    needed: int  # answers without which there is nothing to go on with
+
+
+def _judged(task: Task, site: str, outcome: Outcome) -> Outcome:
+    """An answer that is none to this task is a failure, now and whenever it is played back."""
+    fault = fault_of(task, outcome) if isinstance(outcome, Answer) else None
+    return outcome if fault is None else SiteFailed(task=task.id, site=site, kind="error", reason=fault)

@@ -1,0 +1,303 @@
+"""Runs over the store: who takes part, who is waited for, and what is decided once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from runs_kit import Stuck, World
+
+from tiny import make_plan
+from wardround.core.messages import Answer, InitFacts, SiteFailed, Task, TrainFacts
+from wardround.runtimes.https.networked import outcome_for
+from wardround.runtimes.https.transport import fault_of, needed
+
+WHOLE = 7.0  # site A draws 0 + 1; each of two rounds adds the mean step (1 + 2 + 6) / 3
+STALL = 60
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def once(world: World, verb: str, number: int, act: object) -> None:
+    """Do something the first time that the run waits in this task."""
+
+    def hook() -> None:
+        if world.events("task_opened")[-1]["task"] == f"{world.digest}:{number}:{verb}:0":
+            world.hooks.remove(hook)
+            act()  # type: ignore[operator]
+
+    world.hooks.append(hook)
+
+
+def test_a_run_goes_from_submission_to_results(world: World) -> None:
+    world.submit()
+    world.conduct()
+    row = world.office.store.run(world.digest)
+    assert (row.state, row.note, world.reports) == ("ended", "", 1)
+    assert world.weights() == [WHOLE, WHOLE]
+    assert row.model is not None
+    assert world.office.store.blobs.offered(row.model).read_bytes() == world.place.model.read_bytes()
+    facts = json.loads((world.place.root / "run.json").read_text())
+    assert (facts["simulation"], facts["sites"]) == (False, ["A", "B", "C"])
+    assert "folder" not in (world.place.root / "sites.json").read_text()
+    assert world.failures() == []
+    assert [entry["state"] for entry in world.audited("run_state")] == ["running", "ended"]
+
+
+def test_when_a_run_has_ended_only_its_model_stays_among_the_blobs(world: World) -> None:
+    world.submit()
+    world.conduct()
+    blobs = world.office.store.blobs
+    left = [path for path in blobs.folder.rglob("*") if path.is_file()]
+    assert left == [blobs.offered(world.office.store.run(world.digest).model or "")]
+
+
+def test_every_site_is_told_its_own_scores_alone(world: World) -> None:
+    world.submit()
+    world.conduct()
+    outcome = world.office.store.run(world.digest).outcome
+    assert (outcome["rounds"], outcome["best_round"], outcome["reason"]) == (2, 2, "limit")
+    assert (outcome["sites"], outcome["asked"], outcome["mean_dice"]) == (3, 3, pytest.approx(0.5))
+    assert list(outcome_for(outcome, "B")["own"]) == ["B"]
+    assert "A" not in json.dumps(outcome_for(outcome, "B"))
+    assert outcome_for(outcome, "D")["own"] == {}
+
+
+def test_nothing_is_asked_before_a_quorum_approved(world: World) -> None:
+    world.submit(approved="A")
+    with pytest.raises(Stuck):
+        world.conduct()
+    assert world.state == "waiting"
+    assert world.hospitals.asked == []
+    assert world.events("task_opened") == []
+
+
+def test_a_late_approval_joins_at_the_next_round(world: World) -> None:
+    world.submit(approved="AB")
+    once(world, "train", 0, lambda: world.stand("C", "approved"))
+    world.conduct()
+    assert world.weights() == [1 + 1.5 + 3] * 2
+    assert ("C", 0, "train", "pending") in world.failures()
+    assert not [f for f in world.failures() if f[1:] == (1, "train", "pending")]
+    assert [(e["site"], e["standing"]) for e in world.events("site_standing")][-1] == ("C", "approved")
+
+
+def test_a_revocation_in_the_middle_of_a_task_counts_the_site_out_at_once(world: World) -> None:
+    world.submit()
+    once(world, "train", 1, lambda: world.asleep.add("C"))
+    waits: list[float] = []
+
+    def revoke() -> None:
+        if world.events("task_opened")[-1]["task"] == f"{world.digest}:1:train:0":
+            waits.append(world.now)
+            if len(waits) == 10:
+                world.stand("C", "revoked", "new ethics vote")
+
+    world.hooks.append(revoke)
+    world.conduct()
+    assert [f for f in world.failures() if f[2] == "train"] == [("C", 1, "train", "refused")]
+    assert "new ethics vote" in str(world.events("site_failed")[0]["reason"])
+    assert world.now < STALL
+
+
+def test_a_key_that_the_coordinator_revoked_is_a_refusal(world: World) -> None:
+    world.submit()
+    world.asleep = {"C"}
+    once(world, "describe", 0, lambda: world.office.store.revoke("C", "stolen laptop"))
+    world.conduct()
+    assert {f for f in world.failures() if f[0] == "C"} >= {("C", 0, "train", "refused"), ("C", 2, "test", "refused")}
+    assert world.now < STALL
+
+
+def test_a_silent_site_is_late_after_the_stall_limit_and_comes_back(world: World) -> None:
+    world.submit()
+    once(world, "train", 0, lambda: world.asleep.add("C"))
+    once(world, "train", 1, world.asleep.clear)
+    world.conduct()
+    assert world.weights() == [1 + 1.5 + 3] * 2
+    assert [f for f in world.failures() if f[2] == "train"] == [("C", 0, "train", "late")]
+    assert STALL <= world.now <= 2 * STALL + 10  # once in training, once in validation
+
+
+def test_progress_puts_the_stall_limit_off(world: World) -> None:
+    world.submit()
+    task = f"{world.digest}:0:train:0"
+    begin: list[float] = []
+
+    def trains_long() -> None:
+        if world.events("task_opened")[-1]["task"] != task:
+            return
+        begin.append(world.now)
+        world.asleep = {"C"} if world.now < begin[0] + 5 * STALL else set()
+        if len(begin) % 30 == 0:
+            world.office.store.touch(task, "C")
+
+    world.hooks.append(trains_long)
+    world.hooks.append(world.stay)
+    world.conduct()
+    assert world.weights() == [WHOLE, WHOLE]
+    assert world.now >= 5 * STALL
+
+
+def test_below_the_quorum_it_waits_without_end_and_says_so_once(world: World) -> None:
+    world.submit()
+    waits: list[float] = []
+
+    def asleep_for_long() -> None:
+        if world.events("task_opened")[-1]["task"] == f"{world.digest}:0:train:0":
+            waits.append(world.now)
+            world.asleep = {"B", "C"} if world.now < waits[0] + 20 * STALL else set()
+
+    world.hooks += [asleep_for_long, world.stay]
+    world.conduct()
+    assert world.weights() == [WHOLE, WHOLE]
+    assert world.failures() == []
+    (told,) = world.events("waiting_for")
+    assert (told["sites"], told["answered"], told["needed"]) == (["B", "C"], 1, 2)
+
+
+def test_a_dead_site_is_not_waited_for_in_every_task(tmp_path: Path) -> None:
+    world = World(tmp_path, make_plan(rounds={"limit": 2, "stall": 600}))
+    world.submit()
+    world.asleep = {"C"}
+    world.hooks.append(world.stay)
+    world.conduct()
+    assert {f[3] for f in world.failures() if f[0] == "C"} == {"late"}
+    assert 600 <= world.now < 700  # once: it was not heard of again
+
+
+def test_the_first_weights_do_not_hang_on_one_dead_site(world: World) -> None:
+    world.submit()
+    world.asleep = {"A"}
+    world.conduct()
+    assert ("A", 0, "init", "late") not in world.failures()  # `init` is put to one site at a time and logs no failure
+    assert ("init", 0, "B") in world.hospitals.asked
+    assert world.state == "ended"
+
+
+def test_the_last_site_that_could_draw_the_weights_is_waited_for(world: World) -> None:
+    world.submit()
+    world.hooks.append(world.stay)
+    opened: list[float] = []
+
+    def hook() -> None:
+        if world.events("task_opened")[-1]["task"] == f"{world.digest}:0:init:0":
+            opened.append(world.now)
+            world.asleep = set("ABC") if world.now < opened[0] + 5 * STALL else set()
+
+    world.hooks.append(hook)
+    world.conduct()
+    assert world.weights() == [8.0, 8.0] or world.state == "ended"
+    assert [e["sites"] for e in world.events("waiting_for") if e["verb"] == "init"] == [["C"]]
+
+
+def test_too_few_after_revocations_wait_and_go_on_when_one_comes_back(world: World) -> None:
+    world.submit()
+
+    def leave() -> None:
+        world.stand("B", "revoked")
+        world.stand("C", "revoked")
+
+    once(world, "train", 1, leave)
+    with pytest.raises(Stuck):
+        world.conduct()
+    assert world.state == "waiting"
+    assert "2 needed" in world.office.store.run(world.digest).note
+    world.stand("B", "approved")
+    world.restart()
+    world.conduct()
+    assert world.state == "ended"
+    assert world.weights() == [4 + 1.5] * 2
+    assert [f for f in world.failures() if f[2] == "train"] == [
+        ("B", 1, "train", "refused"),
+        ("C", 1, "train", "refused"),
+    ]
+
+
+def test_errors_below_the_quorum_fail_the_run_and_resume_goes_on(world: World) -> None:
+    world.submit()
+    world.hospitals.failing = {("B", 1): "no memory", ("C", 1): "no disk"}
+    world.conduct()
+    row = world.office.store.run(world.digest)
+    assert row.state == "failed"
+    assert row.note.startswith("round 1, train: too few of the 3 sites answered (2 needed)\n  - B: error: no memory\n")
+    assert f"wardround coordinator resume {world.office.folder} {world.digest[:12]}" in row.note
+    world.hospitals.failing = {}
+    world.office.store.set_run(world.digest, "waiting")
+    world.conduct()
+    assert world.state == "ended"
+    assert world.weights() == [WHOLE, WHOLE]
+
+
+def test_a_site_that_errs_is_asked_again_in_the_next_round(world: World) -> None:
+    world.submit()
+    world.hospitals.failing = {("C", 0): "no power"}
+    world.conduct()
+    assert world.weights() == [5.5, 5.5]
+    assert world.failures() == [("C", 0, "train", "error")]
+
+
+def test_an_abort_ends_the_run_at_once_and_for_good(world: World) -> None:
+    world.submit()
+    once(world, "train", 1, lambda: world.office.store.set_run(world.digest, "aborted", "by the owner"))
+    world.conduct()
+    assert (world.state, world.reports) == ("aborted", 1)
+    assert world.events("run_stopped")[-1]["reason"] == "aborted"
+    assert [entry["state"] for entry in world.audited("run_state")] == ["running", "aborted"]
+    assert not list(world.office.store.blobs.folder.glob("given/*"))
+    world.conduct()
+    assert world.state == "aborted"
+
+
+@pytest.mark.parametrize("verb", ["describe", "init", "train", "validate", "test"])
+def test_the_wrong_kind_of_facts_is_an_error_of_that_site(world: World, verb: str) -> None:
+    """The application refuses it already; a store that holds it all the same must not bring the run down."""
+    world.submit()
+    wrong = TrainFacts(cases=1, updates=1, samples=1, loss=0.0, rate=0.1) if verb == "init" else InitFacts(parameters=1)
+    number = 2 if verb == "test" else 1 if verb == "validate" else 0
+
+    def fault(answer: Answer) -> str | None:
+        task = Task.model_validate({"plan": world.digest, "round": number, "verb": verb})
+        return fault_of(task, answer)
+
+    answers: list[Answer] = []
+    outcomes = world.office.store.outcomes
+
+    def stored(task_id: str) -> dict[str, Answer | SiteFailed]:
+        found = outcomes(task_id)
+        if task_id == f"{world.digest}:{number}:{verb}:0" and isinstance(found.get("A"), Answer):
+            answers.append(world.change(found["A"], facts=wrong))  # type: ignore[arg-type]
+            found["A"] = answers[-1]
+        return found
+
+    world.office.store.outcomes = stored  # type: ignore[method-assign]
+    world.conduct()
+    assert world.state == "ended"
+    assert "which is no answer to" in str(fault(answers[0]))
+    if verb != "init":
+        assert ("A", number, verb, "error") in world.failures()
+
+
+def test_faults_of_answers(world: World) -> None:
+    world.submit()
+    train = Task(plan=world.digest, round=0, verb="train")
+    model = world.folder / "model"
+    good = world.hospitals._answer(train, None, "A")
+    assert fault_of(train, good) is None
+    assert "another task" in str(fault_of(Task(plan=world.digest, round=1, verb="train"), good))
+    assert "no weights" in str(fault_of(train, world.change(good, tensors=None)))
+    assert "no longer" in str(fault_of(train, Answer(good.reply, model)))
+    describe = Task(plan=world.digest, round=0, verb="describe")
+    summary = world.hospitals._answer(describe, None, "A")
+    assert fault_of(describe, summary) is None
+    assert "unasked" in str(fault_of(describe, world.change(summary, tensors="0" * 64)))
+
+
+def test_a_rule_that_needs_more_than_the_quorum_waits_for_more() -> None:
+    assert needed(make_plan(rounds={"limit": 1}), 3) == 2
+    assert needed(make_plan(rounds={"limit": 1, "quorum": 1}), 3) == 1
+    assert needed(make_plan(rounds={"limit": 1, "quorum": 1}, aggregation={"name": "trimmed", "trim": 1}), 4) >= 3
