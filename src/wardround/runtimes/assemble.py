@@ -80,6 +80,7 @@ def create(
         site.name: {
             "folder": str(folders[site.name]),
             "spec": None if site.dataset is None else site.dataset.model_dump(mode="json"),
+            "largest_batch": site.largest_batch,
         }
         for site in sites.sites
     }
@@ -212,8 +213,10 @@ def _carry_out_arm(
 def _setting(name: str, place: RunDir, config: dict[str, Any]) -> dict[str, Any]:
     entries = config["sites"]
     sources = list(entries.values()) if name == POOLED else [entries[name]]
+    limits = [entry["largest_batch"] for entry in sources if entry.get("largest_batch") is not None]
     return {
         "name": name,
+        "largest_batch": min(limits, default=None),
         "sources": sources,
         "folder": str(place.site(name).resolve()),
         "store_root": str(default_root()),
