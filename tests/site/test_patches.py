@@ -63,7 +63,7 @@ def test_2d_patches_come_from_slices(tmp_path: Path) -> None:
     )
     stored = open_store(open_dataset(folder), recipe_of(plan), tmp_path / "store").cases
     assert stored[0].label.shape == (12, 12, 16)  # the slice axis (superior) first
-    image, label = Batches(stored, plan.training, 0, "A").make(0)
+    image, label, _ = Batches(stored, plan.training, 0, "A").make(0)
     assert image.shape == (2, 1, 8, 8)
     assert label.shape == (2, 1, 8, 8)
 

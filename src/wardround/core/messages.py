@@ -63,6 +63,9 @@ class SiteSummary(Frozen):
     intensity: dict[str, Moments] = {}  # per modality, over cases' mean foreground intensity
     volume: dict[str, Histogram] = {}  # per label, log10 of ml
     present: dict[str, NonNegativeInt] = {}  # per label, in how many cases
+    lacks: dict[str, NonNegativeInt] = {}  # per optional modality, cases without it
+    unlabelled: dict[str, NonNegativeInt] = {}  # per label, cases in which nobody outlined it
+    largest_batch: NonNegativeInt | None = None  # samples that fit into the site's memory at once
     device: str = "cpu"
     precision: str = "fp32"
     software: str = ""

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# What a channel holds that a case lacks: with every way to normalise, an image without a signal.
+MISSING = 0.0
+
 
 @dataclass(frozen=True)
 class Source:
@@ -37,12 +40,14 @@ class Case:
         label: uint8, (X, Y, Z): 0 background, i + 1 the plan's i-th label; None without a mask.
         affine: 4 x 4, voxel to mm; the identity for pictures without a spacing.
         picture: True for 2D formats (PNG, TIFF), which have no orientation.
+        lacks: indices of channels that the case does not have; they hold `MISSING`.
     """
 
     image: NDArray[np.float32]
     label: NDArray[np.uint8] | None
     affine: NDArray[Any]
     picture: bool = False
+    lacks: tuple[int, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:

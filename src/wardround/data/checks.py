@@ -10,7 +10,7 @@ from wardround.data.comparison import compare, mixed_dimensions
 from wardround.data.dataset import Dataset
 from wardround.data.findings import Finding, Severity, counts
 from wardround.data.inspection import CaseTraits, inspect_case
-from wardround.data.spec import label_table
+from wardround.data.spec import label_table, unlabelled_indices
 
 __all__ = ["CaseTraits", "CheckReport", "check_dataset", "compare", "inspect_case"]
 
@@ -63,6 +63,7 @@ def check_dataset(
     progress: Callable[[int, int], None] | None = None,
     *,
     need_mask: bool = True,
+    optional: Sequence[str] = (),
 ) -> CheckReport:
     """Read every case, one at a time, and list all that is wrong.
 
@@ -73,17 +74,21 @@ def check_dataset(
         dimensions: the plan's, 2 or 3; None: the rarer kind is at fault where both are mixed.
         progress: called with (cases done, all cases).
         need_mask: False accepts cases without mask.
+        optional: the plan's modalities that a case may lack.
 
     Raises:
         InputError: the labels of dataset.yaml are not the plan's.
     """
     if labels is not None:
         label_table(labels, dataset.spec)
+        unlabelled_indices(labels, dataset.spec)
     wanted = modalities if modalities is not None else _common(dataset)
     findings = list(dataset.notes)
     traits = []
     for number, files in enumerate(dataset.cases, start=1):
-        _, found, trait = inspect_case(files, wanted, labels, dataset.spec, dimensions, need_mask=need_mask)
+        _, found, trait = inspect_case(
+            files, wanted, labels, dataset.spec, dimensions, need_mask=need_mask, optional=optional
+        )
         findings += found
         traits.append(trait)
         if progress is not None:

@@ -128,6 +128,20 @@ def resolve_modalities(case: CaseFiles, wanted: Sequence[str]) -> tuple[Source, 
     return tuple(source for source in found if source is not None)
 
 
+def present_modalities(
+    case: CaseFiles, wanted: Sequence[str], optional: Sequence[str]
+) -> list[tuple[int, str, Source]]:
+    """(index, name, file) of the plan's modalities that a case has; those not ``optional`` must be there.
+
+    Raises:
+        CaseError: see `resolve_modalities`.
+    """
+    nameless = len(case.images) == 1 and "" in case.images
+    there = [n for n, name in enumerate(wanted) if nameless or name not in optional or _find(case, name) is not None]
+    names = [wanted[n] for n in there]
+    return list(zip(there, names, resolve_modalities(case, names), strict=True))
+
+
 def _find(case: CaseFiles, wanted: str) -> Source | None:
     """An image by its exact name, else by the only one that means the same."""
     if wanted in case.images:

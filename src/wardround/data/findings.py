@@ -34,6 +34,7 @@ CODES: dict[str, str] = {
     "ambiguous_file": "several files could be the same image or mask; none of them is used",
     "ignored_file": "a file is not of a kind that is read",
     "orientation_differs": "the axes run in other directions than in most cases",
+    "lacks_modality": "an image that the plan can do without is not there",
     "subject_unknown": "the rule for subjects does not fit the case's name",
 }
 

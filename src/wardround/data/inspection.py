@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.core.errors import CaseError
-from wardround.data.case import Case, CaseFiles, Source
-from wardround.data.dataset import resolve_modalities
+from wardround.data.case import MISSING, Case, CaseFiles, Source
+from wardround.data.dataset import present_modalities
 from wardround.data.findings import Finding, Severity
 from wardround.data.grids import difference, orientation
 from wardround.data.labels import map_labels, tally
 from wardround.data.nifti import Volume
 from wardround.data.readers import pick, read_mask, read_volume
-from wardround.data.spec import DatasetSpec
+from wardround.data.spec import DatasetSpec, unlabelled_indices
 
 MOST_SAMPLES = 1_000_000  # voxels looked at for the intensity scale
 COLOUR_NAMES = ("red", "green", "blue")
@@ -88,6 +88,7 @@ def inspect_case(
     dimensions: int | None = None,
     *,
     need_mask: bool = True,
+    optional: Sequence[str] = (),
 ) -> tuple[Case | None, list[Finding], CaseTraits]:
     """Read a case and say all that is wrong with it.
 
@@ -99,6 +100,7 @@ def inspect_case(
         spec: the site's names.
         dimensions: 3 refuses flat pictures; 2 takes volumes too, as slices.
         need_mask: False accepts a case without mask.
+        optional: the plan's modalities that a case may lack.
 
     Returns:
         The case, or None where a finding is an error; the findings; the traits as far as they could be read.
@@ -107,7 +109,7 @@ def inspect_case(
         InputError: the spec's labels are not the plan's.
     """
     notebook = _Notebook(files.id)
-    layers = _layers(files, modalities, notebook)
+    layers = _layers(files, modalities, optional, notebook)
     for layer in layers:
         _check_layer(layer, layers[0], dimensions, notebook)
     mask = _mask(files, layers, need_mask, notebook)
@@ -115,22 +117,43 @@ def inspect_case(
     classes = None
     if mask is not None:
         with notebook.catching():
-            classes = map_labels(mask, numbers, labels, spec)
+            classes = _known(map_labels(mask, numbers, labels, spec), labels, spec)
         if classes is not None and not classes.any():
             notebook.add("warning", "empty_mask", "the mask marks nothing")
     traits = _traits(files, layers, numbers)
     if not notebook.usable or not layers:
         return None, notebook.found, traits
-    image = np.ascontiguousarray(np.stack([layer.voxels for layer in layers]), dtype=np.float32)
-    return Case(image, classes, layers[0].volume.affine, layers[0].volume.picture), notebook.found, traits
+    image, lacks = _stacked(layers, modalities)
+    first = layers[0].volume
+    return Case(image, classes, first.affine, first.picture, lacks), notebook.found, traits
 
 
-def _layers(files: CaseFiles, modalities: Sequence[str] | None, notebook: _Notebook) -> list[_Layer]:
+def _stacked(layers: list[_Layer], modalities: Sequence[str] | None) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+    """The channels in the plan's order, and which of them the case lacks."""
+    names = [layer.name for layer in layers] if modalities is None else list(modalities)
+    known = {layer.name: layer.voxels for layer in layers}
+    empty = np.full(layers[0].voxels.shape, MISSING, np.float32)
+    channels = [layer.voxels for layer in layers] if modalities is None else [known.get(name, empty) for name in names]
+    lacks = tuple(number for number, name in enumerate(names) if name not in known)
+    return np.ascontiguousarray(np.stack(channels), dtype=np.float32), lacks
+
+
+def _known(classes: NDArray[np.uint8], labels: Mapping[str, int] | None, spec: DatasetSpec) -> NDArray[np.uint8]:
+    """The mask without what the site says it does not outline: a stray voxel of it is no label."""
+    hidden = unlabelled_indices(labels, spec) if labels is not None else ()
+    return np.where(np.isin(classes, hidden), 0, classes).astype(np.uint8) if hidden else classes
+
+
+def _layers(
+    files: CaseFiles, modalities: Sequence[str] | None, optional: Sequence[str], notebook: _Notebook
+) -> list[_Layer]:
     """Every modality that can be read; each file is read once."""
     wanted = [(name, source) for name, source in files.images.items()]
     if modalities is not None:
         with notebook.catching():
-            wanted = list(zip(modalities, resolve_modalities(files, modalities), strict=True))
+            wanted = [(name, source) for _, name, source in present_modalities(files, modalities, optional)]
+            for name in (name for name in modalities if name not in dict(wanted)):
+                notebook.add("note", "lacks_modality", f"there is no {name}; the plan can do without")
     elif not wanted:
         notebook.add("error", "missing_modality", "there is no image")
     volumes: dict[Path, Volume] = {}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wardround.core.errors import CaseError
 from wardround.data.case import Case, CaseFiles, Source
 from wardround.data.case_names import is_picture
-from wardround.data.dataset import resolve_modalities
+from wardround.data.dataset import present_modalities
 from wardround.data.nifti import Volume, read_nifti
 from wardround.data.pictures import read_picture
 from wardround.data.spec import DatasetSpec
@@ -104,6 +104,7 @@ def read_case(
     labels: Mapping[str, int],
     spec: DatasetSpec,
     need_mask: bool = True,
+    optional: Sequence[str] = (),
 ) -> Case:
     """A case as the plan wants it.
 
@@ -113,6 +114,7 @@ def read_case(
         labels: the plan's label names, in order, with their default numbers in masks.
         spec: the site's own numbers, where it has some.
         need_mask: False reads a case without mask too.
+        optional: the modalities that a case may lack.
 
     Raises:
         CaseError: a code of severity "error" of `wardround.data.findings`, for the first fault; its text
@@ -121,19 +123,19 @@ def read_case(
     """
     from wardround.data.inspection import inspect_case  # noqa: PLC0415 - inspection stands on these readers
 
-    case, findings, _ = inspect_case(files, modalities, labels, spec, need_mask=need_mask)
+    case, findings, _ = inspect_case(files, modalities, labels, spec, need_mask=need_mask, optional=optional)
     if case is None:
         errors = [finding for finding in findings if finding.severity == "error"]
         raise CaseError(errors[0].code, f"{files.id}: " + "; ".join(finding.message for finding in errors))
     return case
 
 
-def read_image(files: CaseFiles, modalities: Sequence[str]) -> tuple[Case, Path]:
+def read_image(files: CaseFiles, modalities: Sequence[str], optional: Sequence[str] = ()) -> tuple[Case, Path]:
     """A case's image without its mask, and the file whose grid a label map of it must have.
 
     Raises:
         CaseError: as `read_case`.
     """
     bare = CaseFiles(files.id, files.images, None, files.subject)
-    case = read_case(bare, modalities, {}, DatasetSpec(), need_mask=False)
-    return case, resolve_modalities(files, modalities)[0].path
+    case = read_case(bare, modalities, {}, DatasetSpec(), need_mask=False, optional=optional)
+    return case, present_modalities(files, modalities, optional)[0][2].path

@@ -30,6 +30,8 @@ class DatasetSpec(Frozen):
             may stand for one label; a number that is not named is a fault of the case.
         subject: ``bids`` (the ``sub-XX`` at the start of a case's name), or a regular expression with one
             group, searched in the case's name; None where the layout or nobody knows.
+        unlabelled: the plan's labels that this site does not outline. Where they lie is unknown: their
+            voxels are not taken for background in training, and they are not scored.
         synthetic: the images are not of people.
         description: for people at the site.
     """
@@ -37,6 +39,7 @@ class DatasetSpec(Frozen):
     modalities: dict[Name, Name] = Field(default_factory=dict)
     labels: dict[Annotated[int, Field(ge=-(2**31), lt=2**31)], Name] = Field(default_factory=dict)
     subject: str | None = Field(default=None, max_length=MAX_PATTERN)
+    unlabelled: tuple[Name, ...] = Field(default=(), max_length=250)
     synthetic: bool = False
     description: str = Field(default="", max_length=2000)
 
@@ -66,6 +69,26 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on sets that a later Python may read otherwise
         return re.compile(pattern)
+
+
+def unlabelled_indices(labels: Mapping[str, int], spec: DatasetSpec) -> tuple[int, ...]:
+    """Class indices (from 1) of the labels that the site does not outline.
+
+    Raises:
+        InputError: the spec names labels that the plan does not have, or all that it has.
+    """
+    index = {name.casefold(): position for position, name in enumerate(labels, start=1)}
+    faults = [
+        Fault("unlabelled", f"'{name}' is not a label of the plan; it has {', '.join(labels)}")
+        for name in spec.unlabelled
+        if name.casefold() not in index
+    ]
+    found = sorted({index[name.casefold()] for name in spec.unlabelled if name.casefold() in index})
+    if labels and len(found) == len(labels):
+        faults.append(Fault("unlabelled", "names every label of the plan: there would be nothing to learn from"))
+    if faults:
+        raise InputError("the dataset's labels do not fit the plan's", faults)
+    return tuple(found)
 
 
 def label_table(labels: Mapping[str, int], spec: DatasetSpec) -> dict[int, int]:

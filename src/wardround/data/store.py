@@ -40,6 +40,7 @@ from wardround.data.digest import dataset_digest
 from wardround.data.findings import Finding
 from wardround.data.inspection import inspect_case
 from wardround.data.preprocess import Geometry, Preprocessing, prepare
+from wardround.data.spec import unlabelled_indices
 
 MOST_FOREGROUND = 10_000
 Progress = Callable[[int, int], None]
@@ -50,6 +51,7 @@ class Recipe(Frozen):
 
     version: int = 1
     modalities: tuple[str, ...]
+    optional: tuple[str, ...] = ()
     labels: dict[str, int]
     preprocessing: Preprocessing
     dimensions: int
@@ -73,6 +75,16 @@ class StoredCase:
     def subject(self) -> str | None:
         """Whom the case belongs to, where known; private."""
         return self.facts["subject"]  # type: ignore[no-any-return]
+
+    @property
+    def lacks(self) -> tuple[int, ...]:
+        """Channels that the case does not have (see `wardround.data.case.MISSING`)."""
+        return tuple(self.facts.get("lacks", ()))
+
+    @property
+    def unlabelled(self) -> tuple[int, ...]:
+        """Class indices of which nobody marked where they are."""
+        return tuple(self.facts.get("unlabelled", ()))
 
     @cached_property
     def image(self) -> NDArray[np.float32]:
@@ -187,11 +199,15 @@ def _build(dataset: Dataset, digest: str, recipe: Recipe, folder: Path, progress
     scratch.mkdir(mode=0o700)
     rows, findings, traits = [], [], []
     for number, files in enumerate(dataset.cases):
-        case, found, trait = inspect_case(files, recipe.modalities, recipe.labels, dataset.spec, recipe.dimensions)
+        case, found, trait = inspect_case(
+            files, recipe.modalities, recipe.labels, dataset.spec, recipe.dimensions, optional=recipe.optional
+        )
         findings.extend(found)
         traits.append(trait)
         if case is not None:
-            rows.append(_write_case(scratch, f"{number:04d}", files, case, recipe))
+            unknown = unlabelled_indices(recipe.labels, dataset.spec)
+            row = _write_case(scratch, f"{number:04d}", files, case, recipe)
+            rows.append({**row, "lacks": list(case.lacks), "unlabelled": list(unknown)})
         if progress is not None:
             progress(number + 1, len(dataset.cases))
     findings.extend(compare(traits))

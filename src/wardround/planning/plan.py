@@ -41,6 +41,10 @@ class Task(Frozen):
     labels: Annotated[dict[Name, Annotated[int, Field(ge=1, le=65535)]], Field(min_length=1, max_length=250)] = Field(
         description="foreground label -> its value in mask files (a site with other values maps them in dataset.yaml)"
     )
+    optional: tuple[Name, ...] = Field(
+        default=(),
+        description="modalities that a case may lack: the channel is empty there, and at times in training",
+    )
     lesions: tuple[Name, ...] = Field(default=(), description="labels that are counted lesion by lesion")
     slice_axis: Literal[0, 1, 2] = Field(
         default=2, description="2D tasks on volumes: slices across right (0), anterior (1) or superior (2)"
@@ -51,6 +55,17 @@ class Task(Frozen):
     def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len({name.lower() for name in value}) != len(value):
             raise ValueError("a modality is named twice")
+        return value
+
+    @field_validator("optional")
+    @classmethod
+    def _can_lack(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = info.data.get("modalities", ())
+        wrong = [name for name in value if name not in known]
+        if wrong and known:
+            raise ValueError(f"{', '.join(wrong)} is not among the modalities {', '.join(known)}")
+        if known and set(value) >= set(known):
+            raise ValueError("at least one modality must be there in every case")
         return value
 
     @field_validator("labels")

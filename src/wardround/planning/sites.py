@@ -22,6 +22,9 @@ class SiteEntry(Frozen):
 
     name: SiteName
     folder: Annotated[str, Field(min_length=1)]
+    largest_batch: int | None = Field(
+        default=None, ge=1, description="samples that fit into this site's memory at once; larger batches go in parts"
+    )
     dataset: DatasetSpec | None = Field(default=None, description="instead of a dataset.yaml in the folder")
 
 

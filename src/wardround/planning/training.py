@@ -53,6 +53,7 @@ class Augmentation(Frozen):
     brightness_std: float = Field(default=0.1, ge=0, le=10)
     gamma: Probability = 0.15
     gamma_range: Range = (0.7, 1.5)
+    drop: Probability = Field(default=0.25, description="an optional modality that is there is emptied")
     noise: Probability = 0.1
     noise_std: float = Field(default=0.1, ge=0, le=10)
 

@@ -40,21 +40,31 @@ class Arm:
     testers: tuple[str, ...]  # who tests
 
 
-def arms(sites: Sequence[str], baselines: Sequence[str]) -> list[Arm]:
-    """The federated arm and the baselines asked for: ``pooled``, ``local`` (each site) or ``local:SITE``."""
+def arms(sites: Sequence[str], baselines: Sequence[str], left_out: str | None = None) -> list[Arm]:
+    """The federated arm and the baselines asked for: ``pooled``, ``local`` (each site) or ``local:SITE``.
+
+    Every model is tested at every site: also at a site ``left_out`` of the federation, and one site's own
+    model at the others.
+    """
     every = tuple(sites)
-    chosen = [Arm("federated", "federated", every, every)]
+    chosen = [Arm("federated", "federated", tuple(site for site in every if site != left_out), every)]
     if POOLED in baselines:
         chosen.append(Arm(POOLED, POOLED, (POOLED,), every))
     alone = every if "local" in baselines else tuple(s for s in every if f"local:{s}" in baselines)
-    chosen.extend(Arm(f"local-{site}", "local", (site,), (site,)) for site in alone)
+    chosen.extend(Arm(f"local-{site}", "local", (site,), every) for site in alone)
     return chosen
 
 
 def create(
-    run: RunDir, plan: Plan, sites: SitesFile, folders: Mapping[str, Path], baselines: Sequence[str], text: str
+    run: RunDir,
+    plan: Plan,
+    sites: SitesFile,
+    folders: Mapping[str, Path],
+    baselines: Sequence[str],
+    text: str,
+    left_out: str | None = None,
 ) -> None:
-    """Make the run directory.
+    """Make the run directory. A site ``left_out`` does not train; the final model is tested there too.
 
     Raises:
         InputError: the plan asks for more sites than there are.
@@ -70,15 +80,17 @@ def create(
         site.name: {
             "folder": str(folders[site.name]),
             "spec": None if site.dataset is None else site.dataset.model_dump(mode="json"),
+            "largest_batch": site.largest_batch,
         }
         for site in sites.sites
     }
     workers = sites.workers if sites.workers != "auto" else max(1, (os.cpu_count() or 1) // sites.threads)
     machine = {"workers": min(workers, len(sites.sites)), "threads": sites.threads, "device": sites.device}
-    run.write_json("sites.json", {"sites": entries, "machine": machine, "baselines": list(baselines)})
+    config = {"sites": entries, "machine": machine, "baselines": list(baselines), "left_out": left_out}
+    run.write_json("sites.json", config)
     (run.root / "plan.yaml").write_text(text, encoding="utf-8")
     (run.root / "sites").mkdir(mode=0o700)
-    _begin_arm(run, plan, arms(list(entries), baselines)[0], machine, list(baselines))
+    _begin_arm(run, plan, arms(list(entries), baselines, left_out)[0], machine, list(baselines))
 
 
 def carry_out(run: RunDir, progress: Progress | None = None, listener: Listener | None = None) -> State:
@@ -93,7 +105,7 @@ def carry_out(run: RunDir, progress: Progress | None = None, listener: Listener 
         listener = _both(Scalars(run.root / "tensorboard").listen, listener)
         config = run.read_json("sites.json")
         machine = config["machine"]
-        federated = arms(list(config["sites"]), [])[0]
+        federated = arms(list(config["sites"]), [], config.get("left_out"))[0]
         with WorkerPool(machine["workers"], machine["threads"], run.root / "sites" / "workers.log", progress) as pool:
             state = _carry_out_arm(run, plan, federated, config, pool, listener, None)
             # A site that never answered (no usable case, say) has no local baseline and no share in the pooled one.
@@ -201,8 +213,10 @@ def _carry_out_arm(
 def _setting(name: str, place: RunDir, config: dict[str, Any]) -> dict[str, Any]:
     entries = config["sites"]
     sources = list(entries.values()) if name == POOLED else [entries[name]]
+    limits = [entry["largest_batch"] for entry in sources if entry.get("largest_batch") is not None]
     return {
         "name": name,
+        "largest_batch": min(limits, default=None),
         "sources": sources,
         "folder": str(place.site(name).resolve()),
         "store_root": str(default_root()),

@@ -71,6 +71,7 @@ def setting_to_json(setting: Setting) -> dict[str, Any]:
         "store_root": str(setting.store_root),
         "threads": setting.threads,
         "device": setting.device,
+        "largest_batch": setting.largest_batch,
     }
 
 
@@ -81,7 +82,13 @@ def setting_from_json(value: dict[str, Any]) -> Setting:
         for s in value["sources"]
     )
     return Setting(
-        value["name"], sources, Path(value["folder"]), Path(value["store_root"]), value["threads"], value["device"]
+        value["name"],
+        sources,
+        Path(value["folder"]),
+        Path(value["store_root"]),
+        value["threads"],
+        value["device"],
+        value.get("largest_batch"),
     )
 
 

@@ -64,6 +64,7 @@ def recipe_of(plan: Plan) -> Recipe:
     """What of a plan shapes the prepared arrays."""
     return Recipe(
         modalities=plan.task.modalities,
+        optional=plan.task.optional,
         labels=plan.task.labels,
         preprocessing=plan.preprocessing,
         dimensions=plan.task.dimensions,
@@ -129,9 +130,25 @@ def summarise(plan: Plan, hospital: Hospital, device: str, precision: str) -> Si
         warnings=warnings,
         spacing=tuple(Moments.of(case.facts["spacing"][axis] for case in cases) for axis in range(3)),
         shape=tuple(Moments.of(case.facts["shape"][axis] for case in cases) for axis in range(3)),
-        intensity={name: Moments.of(case.facts["intensity"][name] for case in cases) for name in plan.task.modalities},
-        volume={name: _volumes([case.facts["volume"][name] for case in cases]) for name in plan.task.labels},
+        intensity={
+            name: Moments.of(case.facts["intensity"][name] for case in cases if number not in case.lacks)
+            for number, name in enumerate(plan.task.modalities)
+        },
+        volume={
+            name: _volumes([case.facts["volume"][name] for case in cases if number not in case.unlabelled])
+            for number, name in enumerate(plan.task.labels, start=1)
+        },
         present={name: sum(case.facts["volume"][name] > 0 for case in cases) for name in plan.task.labels},
+        lacks={
+            name: count
+            for number, name in enumerate(plan.task.modalities)
+            if (count := sum(number in case.lacks for case in cases))
+        },
+        unlabelled={
+            name: count
+            for number, name in enumerate(plan.task.labels, start=1)
+            if (count := sum(number in case.unlabelled for case in cases))
+        },
         device=device,
         precision=precision,
         software=__version__,

@@ -31,7 +31,8 @@ class OverlayBook:
         """Note a case; its voxels are kept only while it is among the worst or the best."""
         self._synthetic = self._synthetic or synthetic
         dice = scored.scores.mean_dice
-        row = {"case": scored.files.id, "dice": dice, "labels": flat(scored.scores), "synthetic": synthetic}
+        names = {"case": scored.files.id, "subject": scored.files.subject}
+        row = {**names, "dice": dice, "labels": flat(scored.scores), "synthetic": synthetic}
         self._rows.append(row)
         if dice is not None:
             self._kept.append((dice, scored))

@@ -8,18 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from wardround.core.randomness import rng
+from wardround.data.case import MISSING
 from wardround.data.store import StoredCase
 from wardround.planning.training import Augmentation, Training
 from wardround.site.augment import change_intensity, flip, warp
 
 # A patch that will be turned or scaled is cut larger by this factor, so that corners are image.
 MARGIN = 1.3
+
+
+class Batch(NamedTuple):
+    """What one update is made on.
+
+    ``image`` is (batch, C, *patch) float32 and ``label`` (batch, 1, *patch) int64. ``hidden`` is
+    (batch, classes) bool, true where nobody outlined the class in the sample; None: all are outlined in all.
+    """
+
+    image: torch.Tensor
+    label: torch.Tensor
+    hidden: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -30,15 +44,41 @@ class Batches:
     training: Training
     seed: int
     site: str
+    optional: tuple[int, ...] = ()  # channels that cases may lack
+    classes: int = 0  # with background; needed where a case has unlabelled classes
 
-    def make(self, update: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (batch, C, *patch) float32 and labels (batch, 1, *patch) int64 of one update."""
+    def make(self, update: int) -> Batch:
+        """The batch of one update."""
         random = rng(self.seed, "batch", self.site, update)
-        pairs = [self._patch(random) for _ in range(self.training.batch)]
-        return torch.stack([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
+        chosen, images, labels = [], [], []
+        for _ in range(self.training.batch):
+            case = self.cases[int(random.integers(len(self.cases)))]
+            image, label = self._patch(case, random)
+            chosen.append(case)
+            images.append(self._emptied(case, image, random))
+            labels.append(label)
+        return Batch(torch.stack(images), torch.stack(labels), self._hidden(chosen))
 
-    def _patch(self, random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        case = self.cases[int(random.integers(len(self.cases)))]
+    def _hidden(self, cases: Sequence[StoredCase]) -> torch.Tensor | None:
+        if not any(case.unlabelled for case in cases):
+            return None
+        hidden = torch.zeros(len(cases), self.classes, dtype=torch.bool)
+        for row, case in zip(hidden, cases, strict=True):
+            row[list(case.unlabelled)] = True
+        return hidden
+
+    def _emptied(self, case: StoredCase, image: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+        """Channels that the case lacks are empty again after noise; others of the optional ones at times are.
+
+        So the network learns to do without (modality dropout: Neverova et al., ModDrop, TPAMI 2016).
+        """
+        empty = list(case.lacks)
+        empty += [c for c in self.optional if c not in empty and random.random() < self.training.augmentation.drop]
+        if empty:
+            image[empty] = MISSING
+        return image
+
+    def _patch(self, case: StoredCase, random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         patch, augmentation = self.training.patch, self.training.augmentation
         turned, scaled = random.random() < augmentation.rotate, random.random() < augmentation.scale
         size = tuple(round(n * MARGIN) for n in patch) if turned or scaled else patch

@@ -15,6 +15,7 @@ from wardround.core.stats import Moments, merge_all
 from wardround.data.case import Case, CaseFiles
 from wardround.data.dataset import Dataset
 from wardround.data.readers import read_case
+from wardround.data.spec import unlabelled_indices
 from wardround.data.store import StoredCase
 from wardround.metrics.overlap import overlap
 from wardround.metrics.score import score_case
@@ -53,8 +54,15 @@ def quick_scores(plan: Plan, machine: Machine, network: nn.Module, cases: Iterab
     parts = []
     for case in cases:
         winner = predict_probabilities(plan, machine, network, case.image).argmax(0).astype(np.uint8)
-        parts.append(overlap_only(tuple(plan.task.labels), np.asarray(case.label), winner))
+        found = overlap_only(tuple(plan.task.labels), np.asarray(case.label), winner)
+        parts.append(outlined(plan, found, case.unlabelled))
     return merge_all(parts, Scores())
+
+
+def outlined(plan: Plan, scores: Scores, unlabelled: Sequence[int]) -> Scores:
+    """The scores without the labels that nobody outlined in the case: there is nothing to compare with."""
+    hidden = {list(plan.task.labels)[index - 1] for index in unlabelled}
+    return Scores(cases=scores.cases, labels={n: s for n, s in scores.labels.items() if n not in hidden})
 
 
 def overlap_only(labels: Sequence[str], reference: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Scores:
@@ -70,10 +78,12 @@ def full_scores(
     plan: Plan, machine: Machine, network: nn.Module, dataset: Dataset, cases: Sequence[CaseFiles]
 ) -> Iterator[ScoredCase]:
     """Each case read anew, predicted, brought back to its own grid and scored there."""
+    unlabelled = unlabelled_indices(plan.task.labels, dataset.spec)
     for files in cases:
-        case = read_case(files, plan.task.modalities, plan.task.labels, dataset.spec)
+        case = read_case(files, plan.task.modalities, plan.task.labels, dataset.spec, optional=plan.task.optional)
         if plan.task.dimensions == 3 and case.image.shape[3] == 1:
             raise CaseError("wrong_dimensions", f"{files.id}: is flat; the model needs volumes")
         prediction = predict_case(plan, machine, network, case)
         assert case.label is not None  # noqa: S101 - read_case asks for the mask
-        yield ScoredCase(files, case, prediction, score(plan, case.label, prediction, case.spacing))
+        scores = outlined(plan, score(plan, case.label, prediction, case.spacing), unlabelled)
+        yield ScoredCase(files, case, prediction, scores)

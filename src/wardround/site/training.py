@@ -21,7 +21,7 @@ from wardround.planning.plan import Plan
 from wardround.site.device import Machine
 from wardround.site.loss import LossFunction, make_loss
 from wardround.site.optimiser import load_state, make_optimiser, rate_at, save_state
-from wardround.site.patches import Batches
+from wardround.site.patches import Batch, Batches
 
 STRATEGY = "strategy/"
 LOSS_BATCHES = 8  # on which the loss of the received model is measured, where a strategy needs it
@@ -56,6 +56,7 @@ def train(
     kept: Kept,
     first_update: int,
     progress: Progress | None = None,
+    largest: int | None = None,
 ) -> tuple[Parts, dict[str, Array], TrainFacts]:
     """Train ``plan.training.steps`` updates.
 
@@ -67,6 +68,8 @@ def train(
         kept: this site's private state (optimiser and strategy) after its last accepted round; empty at first.
         first_update: updates of one model before this round.
         progress: called with (done, total).
+        largest: samples that fit into this site's memory at once; larger batches are taken in parts whose
+            gradients add up to the same one (batch norm alone sees the parts).
 
     Returns:
         The contribution, the private state to keep, and the facts that may be told.
@@ -86,7 +89,7 @@ def train(
     updates = range(first_update, first_update + plan.training.steps)
     received = _received_loss(plan, machine, network, batches, updates) if plan.strategy.needs_loss else None
     prepared = time.perf_counter() - begin
-    tally = _Trainer(plan, machine, network, optimiser, pull).run(batches, updates, progress)
+    tally = _Trainer(plan, machine, network, optimiser, pull, largest).run(batches, updates, progress)
     _judge(plan, tally)
     closing = time.perf_counter()
     after = exchange(network)
@@ -143,6 +146,7 @@ class _Trainer:
     network: nn.Module
     optimiser: torch.optim.Optimizer
     pull: _Pull
+    largest: int | None
 
     def run(self, batches: Batches, updates: range, progress: Progress | None) -> _Tally:
         tally, loss_of = _Tally(), make_loss(self.plan.training.loss)
@@ -157,19 +161,22 @@ class _Trainer:
                 progress(update - updates.start + 1, len(updates))
         return tally
 
-    def _step(self, batch: tuple[torch.Tensor, torch.Tensor], loss_of: LossFunction, tally: _Tally) -> None:
-        image, label = (tensor.to(self.machine.device, non_blocking=True) for tensor in batch)
+    def _step(self, batch: Batch, loss_of: LossFunction, tally: _Tally) -> None:
         self.optimiser.zero_grad(set_to_none=True)
-        with self.machine.autocast():
-            outputs = self.network(image)
-        loss = loss_of(outputs, label)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = torch.zeros(())
+        for part, share in _parts(batch, self.largest):
+            image, label, hidden = _moved(part, self.machine)
+            with self.machine.autocast():
+                outputs = self.network(image)
+            loss_here = loss_of(outputs, label, hidden) * share
+            loss_here.backward()  # type: ignore[no-untyped-call]
+            loss += loss_here.detach().cpu()
         self.pull.add(self.network)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.training.clip)
         tally.steps += 1
         if bool(torch.isfinite(norm)):
             self.optimiser.step()
-            tally.loss += float(loss.detach())
+            tally.loss += float(loss)
             tally.rates.append(self.optimiser.param_groups[0]["lr"])
 
 
@@ -180,8 +187,8 @@ def _received_loss(plan: Plan, machine: Machine, network: nn.Module, batches: Ba
     with torch.no_grad(), machine.autocast():
         total = 0.0
         for update in chosen:
-            image, label = (tensor.to(machine.device) for tensor in batches.make(update))
-            total += float(loss_of(network(image), label))
+            image, label, hidden = _moved(batches.make(update), machine)
+            total += float(loss_of(network(image), label, hidden))
     network.train()
     if not math.isfinite(total):
         raise SiteError("the loss of the model that was sent is not finite on this site's training cases")
@@ -199,7 +206,24 @@ def _judge(plan: Plan, tally: _Tally) -> None:
         raise SiteError(f"none of {tally.steps} steps had finite gradients: there is nothing to contribute")
 
 
-def _ahead(batches: Batches, updates: range, tally: _Tally) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _parts(batch: Batch, largest: int | None) -> Iterator[tuple[Batch, float]]:
+    """The batch in parts of at most ``largest`` samples, and each part's share of the batch."""
+    size = len(batch.image)
+    for first in range(0, size, largest or size):
+        piece = slice(first, first + (largest or size))
+        hidden = None if batch.hidden is None else batch.hidden[piece]
+        part = Batch(batch.image[piece], batch.label[piece], hidden)
+        yield part, len(part.image) / size
+
+
+def _moved(batch: Batch, machine: Machine) -> Batch:
+    hidden = None if batch.hidden is None else batch.hidden.to(machine.device)
+    return Batch(
+        batch.image.to(machine.device, non_blocking=True), batch.label.to(machine.device, non_blocking=True), hidden
+    )
+
+
+def _ahead(batches: Batches, updates: range, tally: _Tally) -> Iterator[Batch]:
     """Make the next batch while this one trains; ``tally.data`` counts the seconds waited for one."""
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(batches.make, updates[0])

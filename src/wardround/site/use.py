@@ -111,7 +111,7 @@ class Model:
                 yield files.id, None, str(error)
 
     def _predict_one(self, files: CaseFiles, out: Path) -> Path:
-        case, like = read_image(files, self.plan.task.modalities)
+        case, like = read_image(files, self.plan.task.modalities, self.plan.task.optional)
         classes = predict_case(self.plan, self.machine, self.network, case)
         values = np.array([0, *self.plan.task.labels.values()], np.uint16)
         path = out / f"{files.id}{'.png' if case.picture else '.nii.gz'}"

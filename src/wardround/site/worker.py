@@ -40,6 +40,7 @@ class Setting:
     store_root: Path
     threads: int = 1
     device: str = "auto"
+    largest_batch: int | None = None  # samples that fit into memory at once
 
 
 class Site:
@@ -99,7 +100,8 @@ class Site:
 
     def _describe(self, _task: Task, _sent: dict[str, Part]) -> Work:
         hospital, machine = self._hospital, self._machine
-        return summarise(self._plan, hospital, machine.device.type, machine.precision), None, None
+        summary = summarise(self._plan, hospital, machine.device.type, machine.precision)
+        return summary.model_copy(update={"largest_batch": self._setting.largest_batch}), None, None
 
     def _init(self, _task: Task, _sent: dict[str, Part]) -> Work:
         weights = exchange(make_network(self._plan, self._machine, None))
@@ -107,7 +109,15 @@ class Site:
 
     def _train(self, task: Task, sent: dict[str, Part]) -> Work:
         machine = self._machine
-        batches = Batches(self._hospital.part("train"), self._plan.training, self._plan.seed, self._setting.name)
+        task_of_plan = self._plan.task
+        batches = Batches(
+            self._hospital.part("train"),
+            self._plan.training,
+            self._plan.seed,
+            self._setting.name,
+            tuple(task_of_plan.modalities.index(name) for name in task_of_plan.optional),
+            self._plan.classes,
+        )
         shared = sent["shared"].arrays if "shared" in sent else {}
         parts, kept, facts = train(
             self._plan,
@@ -117,6 +127,7 @@ class Site:
             self._answers.kept(task),
             task.first_update,
             self._told("training"),
+            self._setting.largest_batch,
         )
         return facts, parts, kept
 

@@ -29,6 +29,7 @@ class _Wanted:
     modalities: tuple[str, ...] | None = None
     labels: dict[str, int] | None = None
     dimensions: int | None = None
+    optional: tuple[str, ...] = ()
 
 
 def check(
@@ -58,7 +59,13 @@ def check(
         opened = open_dataset(dataset)
         with _progress("Reading cases") as step:
             report = check_dataset(
-                opened, wanted.modalities, wanted.labels, wanted.dimensions, step, need_mask=not unlabelled
+                opened,
+                wanted.modalities,
+                wanted.labels,
+                wanted.dimensions,
+                step,
+                need_mask=not unlabelled,
+                optional=wanted.optional,
             )
         if json_:
             typer.echo(json.dumps(_document(opened, report), indent=2))
@@ -78,7 +85,7 @@ def _wanted(plan: Path | None) -> _Wanted:
     from wardround.planning.plan import load_plan  # noqa: PLC0415
 
     task = load_plan(plan).task
-    return _Wanted(tuple(task.modalities), dict(task.labels), int(task.dimensions))
+    return _Wanted(tuple(task.modalities), dict(task.labels), int(task.dimensions), tuple(task.optional))
 
 
 @contextmanager
@@ -206,7 +213,9 @@ def _previews(dataset: Dataset, report: CheckReport, wanted: _Wanted, folder: Pa
     usable = [files for files in dataset.cases if files.id not in report.unusable]
     with _progress("Writing pictures") as step:
         for number, files in enumerate(usable, start=1):
-            case, _, _ = inspect_case(files, wanted.modalities, wanted.labels, dataset.spec, need_mask=False)
+            case, _, _ = inspect_case(
+                files, wanted.modalities, wanted.labels, dataset.spec, need_mask=False, optional=wanted.optional
+            )
             if case is not None:
                 write_preview(case, folder / f"{files.id}.png", title=files.id, names=tuple(wanted.labels or ()))
             step(number, len(usable))

@@ -11,8 +11,10 @@ from rich.console import Console
 
 from wardround.core.errors import InputError, Interrupted
 from wardround.core.rundir import RunDir
+from wardround.faces.cli.compare import begin, conclude
 from wardround.faces.cli.crossval import create_folds, folds, print_merged
 from wardround.faces.cli.live import LiveRun
+from wardround.faces.cli.studies import read_study
 from wardround.faces.report.console import print_summary
 from wardround.faces.report.page import write_report
 from wardround.planning.plan import load_plan
@@ -20,7 +22,7 @@ from wardround.planning.sites import load_sites
 from wardround.runtimes.assemble import carry_out, create, load_run_plan
 
 
-def run(
+def run(  # noqa: PLR0913 - one for each option
     plan: Annotated[Path, typer.Argument(help="The plan, YAML or JSON.")],
     sites: Annotated[Path, typer.Option("--sites", help="The sites file: which folders play the hospitals.")],
     data_root: Annotated[
@@ -35,6 +37,10 @@ def run(
     cross_validate: Annotated[
         bool, typer.Option("--cross-validate", help="One federation a fold: every case is a test case once.")
     ] = False,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Also train without each site in turn, and test there.")
+    ] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="Repeat with seeds 0 to N-1.")] = 1,
 ) -> None:
     """Train one model across the sites, on this machine.
 
@@ -47,6 +53,11 @@ def run(
     file, folders = load_sites(sites, data_root)
     chosen = baselines([*(baseline or [])], list(folders))
     place = RunDir((out or Path("runs") / f"{plan.parent.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve())
+    if leave_one_out or seeds > 1:
+        if cross_validate or seed is not None:
+            raise InputError("--leave-one-out and --seeds cannot be combined with --cross-validate or --seed")
+        begin(place, {loaded.strategy.name: loaded}, (file, folders), range(seeds), chosen, leave_one_out)
+        return
     make = create_folds if cross_validate else create
     make(place, loaded, file, folders, chosen, plan.read_text(encoding="utf-8"))
     go_on(place)
@@ -79,7 +90,13 @@ def check_own(place: RunDir) -> None:
 
 
 def go_on(place: RunDir) -> None:
-    """Run or resume a run directory, or all the folds in it."""
+    """Run or resume a run directory, or all the runs in it."""
+    study = read_study(place)
+    if study is not None:
+        for member in study.members:
+            execute(RunDir(place.root / member.folder), place)
+        conclude(place, study, Console())
+        return
     runs = folds(place)
     for run_of_fold in runs or [place]:
         execute(run_of_fold)
@@ -87,8 +104,8 @@ def go_on(place: RunDir) -> None:
         print_merged(place, runs, Console())
 
 
-def execute(place: RunDir) -> None:
-    """Run what the directory asks for, then write and name the report."""
+def execute(place: RunDir, study: RunDir | None = None) -> None:
+    """Run what the directory asks for, then write and name the report; within a ``study`` its table comes later."""
     console = Console(stderr=True)
     loaded = load_run_plan(place)
     console.print(f"run directory {place.root}", highlight=False, markup=False, soft_wrap=True)
@@ -97,9 +114,11 @@ def execute(place: RunDir) -> None:
             carry_out(place, live.progress, live.listen)
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"interrupted; nothing finished is lost. Go on with: wardround resume {place.root}"
+            f"interrupted; nothing finished is lost. Go on with: wardround resume {(study or place).root}"
         ) from error
     page = write_report(place)
+    if study is not None:
+        return
     print_summary(place, Console())
     print(f"report: {page}")
 

@@ -73,6 +73,7 @@ def _context(material: Material) -> dict[str, Any]:
         "words": plan_words(material.plan, len(names), clock.up_each),
         "results": results(material),
         "curve": both_curves(material),
+        "lacking": sites.lacking(material),
         "groups": sites.groups(material),
         "volumes": sites.volumes(material),
         "codes": CODES,

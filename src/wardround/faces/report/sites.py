@@ -10,8 +10,9 @@ from markupsafe import Markup
 from wardround.core.messages import SiteSummary
 from wardround.core.stats import Histogram, Moments
 from wardround.faces.report import bars
-from wardround.faces.report.collect import Material
+from wardround.faces.report.collect import Material, at
 from wardround.faces.report.history import std_of
+from wardround.faces.report.shown import counted
 from wardround.faces.report.spans import spans
 
 Summaries = Mapping[str, SiteSummary]
@@ -59,6 +60,22 @@ def groups(material: Material) -> list[Group]:
         ),
     ]
     return [group for group in found if group.panels]
+
+
+def lacking(material: Material) -> list[str]:
+    """What each site went without, one sentence a site; nothing for sites that had everything."""
+    sentences = []
+    for site in material.sites:
+        summary = material.own.history.summaries.get(site)
+        if summary is None:
+            continue
+        parts = [f"no {name} in {counted(cases, 'case')}" for name, cases in summary.lacks.items()]
+        parts += [f"{name} not outlined in {counted(cases, 'case')}" for name, cases in summary.unlabelled.items()]
+        if summary.largest_batch is not None and summary.largest_batch < at(material.plan, "training.batch", 0):
+            parts.append(f"batches taken in parts of {summary.largest_batch}, for want of memory")
+        if parts:
+            sentences.append(f"{site}: {'; '.join(parts)}")
+    return sentences
 
 
 def _moments(title: str, words: str, rows: Mapping[str, Sequence[tuple[str, Moments]]], unit: str) -> Group:

@@ -159,6 +159,8 @@ def stays() -> tuple[str, ...]:
 def _prepared(plan: Json) -> tuple[str, ...]:
     spacing = at(plan, "preprocessing.spacing")
     sentences = []
+    if optional := at(plan, "task.optional", []):
+        sentences.append(f"A case without {listed(optional, 'or')} takes part all the same: that image is left empty.")
     if at(plan, "preprocessing.crop"):
         sentences.append("Empty margins are cut off.")
     if at(plan, "preprocessing.normalise") in _NORMALISE:

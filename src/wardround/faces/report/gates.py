@@ -1,0 +1,82 @@
+"""What a study should show, and whether it does: the questions that every comparison is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from wardround.faces.report.comparison import LEFT_OUT, LOCAL, OTHERS, POOLED, Line
+from wardround.faces.report.shown import decimal, listed, percent
+
+BASELINES = (LOCAL, OTHERS, POOLED, LEFT_OUT)
+OF_POOLED, WORST_OF_POOLED = 0.99, 0.97
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One question and its answer."""
+
+    question: str
+    holds: bool
+    seen: str
+
+
+def gates(table: Sequence[Line]) -> list[Gate]:
+    """The questions that the table's lines can answer."""
+    by_name = {line.name: line for line in table}
+    variants = [line for line in table if line.name not in BASELINES]
+    found: list[Gate] = []
+    if not variants:
+        return found
+    if POOLED in by_name:
+        found += _against_pooled(variants, by_name[POOLED].sites)
+    if LOCAL in by_name:
+        found.append(_against_local(variants, by_name[LOCAL].sites))
+    if LEFT_OUT in by_name and OTHERS in by_name:
+        found.append(_left_out(by_name[LEFT_OUT].sites, by_name[OTHERS].sites))
+    return found
+
+
+def _against_pooled(variants: Sequence[Line], pooled: Mapping[str, float]) -> list[Gate]:
+    best = max(variants, key=lambda line: fmean(line.sites.values()))
+    share = fmean(best.sites.values()) / fmean(pooled.values())
+    ratio = {line.name: line.sites[line.worst_site] / pooled[line.worst_site] for line in variants}
+    top = max(variants, key=lambda line: ratio[line.name])
+    return [
+        Gate(
+            f"best federated mean Dice >= {percent(OF_POOLED)} of pooled",
+            share >= OF_POOLED,
+            f"{best.name}: {percent(share)}",
+        ),
+        Gate(
+            f"worst site >= {percent(WORST_OF_POOLED)} of its pooled score",
+            ratio[top.name] >= WORST_OF_POOLED,
+            f"{top.name}: {top.worst_site} {decimal(top.sites[top.worst_site])}, {percent(ratio[top.name])}",
+        ),
+    ]
+
+
+def _against_local(variants: Sequence[Line], local: Mapping[str, float]) -> Gate:
+    def behind(line: Line) -> list[str]:
+        return [site for site, dice in local.items() if line.sites.get(site, 0.0) < dice]
+
+    best = min(variants, key=lambda line: (len(behind(line)), -fmean(line.sites.values())))
+    sites = behind(best)
+    words = ", ".join(f"{s} {decimal(best.sites.get(s))} against {decimal(local[s])}" for s in sites)
+    return Gate(
+        "a federated model >= local-only at every site",
+        not sites,
+        f"{best.name}: at every site" if not sites else f"{best.name}: behind at {words}",
+    )
+
+
+def _left_out(left: Mapping[str, float], others: Mapping[str, float]) -> Gate:
+    sites = [site for site in left if site in others]
+    behind = [site for site in sites if left[site] < others[site]]
+    words = ", ".join(f"{site} {decimal(left[site])} against {decimal(others[site])}" for site in behind or sites)
+    return Gate(
+        "at a site left out >= the mean of the other sites' local models there",
+        not behind,
+        f"behind at {listed(behind)}: {words}" if behind else words,
+    )

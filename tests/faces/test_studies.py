@@ -1,0 +1,114 @@
+"""Studies: variants, their folders, the table and its questions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiny import make_plan, write_plan, write_sites
+from wardround.core.errors import InputError
+from wardround.core.rundir import RunDir
+from wardround.faces.cli.compare import markdown
+from wardround.faces.cli.studies import create_study, read_study, slug, variants_of
+from wardround.faces.report.comparison import LEFT_OUT, LOCAL, OTHERS, POOLED, Line
+from wardround.faces.report.gates import gates
+from wardround.metrics.bootstrap import Interval
+from wardround.planning.sites import load_sites
+
+
+def line(name: str, **sites: float) -> Line:
+    worst = min(sites, key=lambda site: sites[site])
+    interval = Interval(sum(sites.values()) / len(sites), 0.0, 1.0)
+    return Line(name, 3, sites, interval, Interval(sites[worst], 0.0, 1.0), worst, 0.01, None, 60, 1e6, 10.0)
+
+
+def test_variants_replace_whole_sections_and_keep_the_plans_own_settings() -> None:
+    plan = make_plan(strategy={"name": "fedprox", "mu": 0.5})
+    made = variants_of(plan, ["fedavg", "fedprox"], ["strong: {strategy: {name: fedprox, mu: 2.0}, seed: 7}"])
+    assert list(made) == ["fedavg", "fedprox", "strong"]
+    assert made["fedprox"] == plan
+    assert made["strong"].strategy.mu == 2.0  # type: ignore[union-attr]
+    assert made["strong"].seed == 7
+
+
+def test_all_faults_of_all_variants_are_told_at_once() -> None:
+    with pytest.raises(InputError) as error:
+        variants_of(make_plan(), ["fedawg", "scaffold"], ["not a variant", "x: {rounds: {limit: 0}}"])
+    text = str(error.value)
+    for part in ("fedawg", "scaffold", "--variant", "x: rounds.limit"):
+        assert part in text
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "norm.affine + ditto", "", "..", "x" * 3])
+def test_folder_names_stay_in_the_folder(name: str) -> None:
+    assert slug(name) not in ("", ".", "..")
+    assert "/" not in slug(name)
+
+
+def test_a_study_grows_and_leaves_out_sites(tmp_path: Path) -> None:
+    sites = load_sites(write_sites(tmp_path, ("A", "B", "C")))
+    place, plan = RunDir(tmp_path / "study"), make_plan(rounds={"limit": 2, "quorum": 1})
+    create_study(place, {"fedavg": plan}, sites, range(2), ["pooled"], leave_one_out=True)
+    study = read_study(place)
+    assert study is not None
+    assert [m.left_out for m in study.members] == [None, None, "A", "B", "C", "A", "B", "C"]
+    create_study(place, {"fedavg": plan, "other": plan}, sites, range(2), ["pooled"], leave_one_out=False)
+    grown = read_study(place)
+    assert grown is not None
+    assert grown.members[:8] == study.members
+    assert [m.folder for m in grown.members[8:]] == ["other/seed-0", "other/seed-1"]
+    without = RunDir(place.root / "fedavg-without-B" / "seed-1")
+    assert without.read_json("run.json")["sites"] == ["A", "C"]
+    assert without.read_json("plan.json")["seed"] == 1
+
+
+def test_leaving_one_of_two_out_is_refused(tmp_path: Path) -> None:
+    sites = load_sites(write_sites(tmp_path))
+    with pytest.raises(InputError, match="at least three"):
+        create_study(RunDir(tmp_path / "study"), {"fedavg": make_plan()}, sites, [0], [], leave_one_out=True)
+
+
+def test_gates_by_hand() -> None:
+    """Pooled .80/.60, local .70/.55: FedAvg .80/.58 is 98.6 % of pooled, its worst site 96.7 %: both fail.
+
+    The second variant .79/.62 has mean .705 of .70 and worst .62 of .60: both hold, and it beats local everywhere.
+    """
+    table = [
+        line(LOCAL, A=0.70, B=0.55),
+        line(OTHERS, A=0.50, B=0.60),
+        line(POOLED, A=0.80, B=0.60),
+        line(LEFT_OUT, A=0.55, B=0.59),
+        line("fedavg", A=0.80, B=0.58),
+    ]
+    assert [gate.holds for gate in gates(table)] == [False, False, True, False]
+    better = [*table, line("private", A=0.79, B=0.62)]
+    assert [gate.holds for gate in gates(better)] == [True, True, True, False]
+    assert "B 0.590 against 0.600" in gates(better)[-1].seen
+    text = markdown(better, gates(better))
+    assert text.count("\n| ") == 6
+    assert "**does not hold**: at a site left out" in text
+
+
+def test_gates_ask_only_what_the_table_can_answer() -> None:
+    assert gates([]) == []
+    assert gates([line("fedavg", A=0.5)]) == []
+
+
+def test_compare_from_the_command_line(tmp_path: Path) -> None:
+    sites = write_sites(tmp_path, ("A", "B", "C"))
+    plan = write_plan(tmp_path / "plan.yaml", rounds={"limit": 2, "quorum": 1, "patience": 1, "gain": 1.0})
+    command = [sys.executable, "-m", "wardround", "compare", plan, "--sites", sites, "--strategies", "fedavg"]
+    command += ["--seeds", "1", "--leave-one-out", "--out", tmp_path / "study"]
+    env = {**os.environ, "WARDROUND_STORE": str(tmp_path / "store"), "COLUMNS": "200"}
+    done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "study" / "comparison.json").read_text())["lines"]
+    assert [entry["variant"] for entry in found] == [LOCAL, OTHERS, POOLED, LEFT_OUT, "fedavg"]
+    assert {entry["updates"] for entry in found} == {6}  # nothing stops early: 2 rounds of 3 steps
+    assert all(set(entry["sites"]) == {"A", "B", "C"} for entry in found)
+    assert (tmp_path / "study" / "fedavg" / "seed-0" / "report.html").is_file()
