@@ -182,13 +182,15 @@ def _final_models(run: Run, point: Checkpoint) -> None:
 
 def _unseen(run: Run, point: Checkpoint) -> Arrays:
     """Values of the private tensors for a site that has none: their first ones, or the mean if the plan says so."""
-    private = run.plan.private
-    if private is None or private.unseen == "initial":
-        return map_tensors(run.dir.private) if run.dir.private.is_file() else {}
+    private, names = run.plan.private, set(run.plan.private_tensors)
+    if private is None:
+        return {}
+    if private.unseen == "initial":
+        return {name: array for name, array in map_tensors(run.dir.private).items() if name in names}
     state = chosen(point.state)
     able = [site for site in run.sites if site in state.accepted]
     result = _exchange(run, _task(run, state.round, "share", None, state), None, quorum=1, sites=able)
-    return result.parts["weights"].arrays
+    return {name: array for name, array in result.parts["weights"].arrays.items() if name in names}
 
 
 def _export(run: Run, model: Path, path: Path, number: int) -> None:

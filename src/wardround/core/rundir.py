@@ -17,6 +17,7 @@
                               a model of its own, plan.json and model.safetensors, as `evaluate` takes them
     test/                     the final model as it was sent to be tested
     baselines/<arm>/          run directories of the baselines
+    adapted/<dataset>/        what `wardround adapt` made of the final model for a hospital that did not train
     report.html
 """
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from wardround import __version__
 from wardround.core.errors import WardRoundError
+from wardround.faces.cli.adapt import adapt
 from wardround.faces.cli.check import check
 from wardround.faces.cli.demo import demo
 from wardround.faces.cli.plans import plan_app
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, check, run, resume, evaluate, predict, report, purge):
+for command in (demo, check, run, resume, evaluate, predict, adapt, report, purge):
     app.command()(command)
 app.add_typer(plan_app, name="plan")
 

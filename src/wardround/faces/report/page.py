@@ -25,6 +25,7 @@ from wardround.faces.report import attendance, shown, sites
 from wardround.faces.report.bars import stacked
 from wardround.faces.report.collect import Material, at, collect, synthetic_sites
 from wardround.faces.report.history import mean_of, std_of
+from wardround.faces.report.personal import personal
 from wardround.faces.report.pictures import pictures
 from wardround.faces.report.results import results, skipped_words
 from wardround.faces.report.rounds import both_curves
@@ -86,6 +87,7 @@ def _context(material: Material) -> dict[str, Any]:
         "synthetic": synthetic_sites(material),
         "words": plan_words(material.plan, len(names), clock.up_each),
         "results": results(material),
+        "personal": personal(material),
         "curve": both_curves(material),
         "groups": sites.groups(material),
         "volumes": sites.volumes(material),
