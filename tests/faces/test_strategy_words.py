@@ -21,8 +21,15 @@ SAID = {
     "fedadam": "(FedAdam, server learning rate 0.01)",
     "fedyogi": "(FedYogi, server learning rate 0.01)",
     "qfedavg": "the more the worse the model it received is there, whatever its number of cases (q-FedAvg, q = 1.0)",
+    "ditto": "trains a model of its own, in as many steps again",
+    "fedval": "better counts for more, up to 2.0 times",
 }
-MORE = {"scaffold": "twice the bytes", "fednova": "one number", "qfedavg": "loss of the received model"}
+MORE = {
+    "scaffold": "twice the bytes",
+    "fednova": "one number",
+    "qfedavg": "loss of the received model",
+    "fedval": "mean Dice",
+}
 
 
 def plan_of(strategy: dict[str, Any]) -> dict[str, Any]:
@@ -48,3 +55,4 @@ def test_a_strategy_of_another_version_is_named() -> None:
 def test_settings_change_the_words() -> None:
     assert "moves 0.5 times the way to" in strategy_words(plan_of({"name": "scaffold", "rate": 0.5}))
     assert "each site counting the same (q-FedAvg, q = 0)" in strategy_words(plan_of({"name": "qfedavg", "q": 0}))
+    assert "worse counts for more" in strategy_words(plan_of({"name": "fedval", "power": -1, "bound": 3}))

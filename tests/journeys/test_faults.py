@@ -188,7 +188,10 @@ def test_purge_lists_and_removes_the_stores(tmp_path: Path) -> None:
     assert "is not listed" in wardround(tmp_path, "purge", "nothing", code=2)[1]
 
 
-@pytest.mark.parametrize("command", ["demo", "check", "run", "resume", "evaluate", "predict", "report", "purge"])
+COMMANDS = ["demo", "check", "run", "resume", "evaluate", "predict", "adapt", "report", "purge"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(tmp_path: Path, command: str) -> None:
     out, _ = wardround(tmp_path, command, "--help", code=0)
     assert "Example" in out

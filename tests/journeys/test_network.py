@@ -92,7 +92,7 @@ def test_without_approval_nothing_is_sent_but_that_it_is_waited_for(net: Watched
             assert exchange.target == "/v1/next", exchange.target
             Poll.model_validate_json(exchange.body)
     assert standings == {"pending"}
-    trained = [e for e in net.events(digest, "site_replied")]
+    trained = list(net.events(digest, "site_replied"))
     assert {e["site"] for e in trained} == {"A"}
     assert {e["kind"] for e in net.events(digest, "site_failed")} == {"pending"}
 

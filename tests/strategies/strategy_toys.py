@@ -30,8 +30,15 @@ def weights(seed: int) -> dict[str, Array]:
     }
 
 
-def work(cases: int = 1, steps: int = 3, rate: float = 0.1, loss: float = 0.7, momentum: float = 0.0) -> Work:
-    return Work(cases, (rate,) * steps, momentum, loss)
+def work(
+    cases: int = 1,
+    steps: int = 3,
+    rate: float = 0.1,
+    loss: float = 0.7,
+    momentum: float = 0.0,
+    score: float | None = 0.5,
+) -> Work:
+    return Work(cases, (rate,) * steps, momentum, loss, score)
 
 
 def aggregate(parts: Mapping[str, Mapping[str, Part]], folder: Path | None) -> Aggregate:
@@ -104,15 +111,31 @@ class Quadratic:
 
     def train(self, now: Federation, name: str, rate: float) -> Result:
         w = {key: np.array(value) for key, value in now.weights.items()}
-        loss = sum(float(0.5 * self.curvature * ((v - self.centre) ** 2).sum()) for v in w.values())
+        loss = self.loss(w)
         private, speed = now.private(name), {key: np.zeros_like(value) for key, value in w.items()}
         for _ in range(self.steps):
             pull = now.strategy.pull(w, now.weights, now.shared, private)
-            for key in list(w):
-                gradient = self.curvature * (w[key] - self.centre) + pull.get(key, 0)
-                speed[key] = self.momentum * speed[key] + gradient
-                w[key] -= rate * (gradient + self.momentum * speed[key])
-        return w, Work(self.cases, (rate,) * self.steps, self.momentum, loss)
+            self.step(w, pull, speed, rate)
+        return w, Work(self.cases, (rate,) * self.steps, self.momentum, loss, score=1 / (1 + self.loss(w)))
+
+    def loss(self, w: Arrays) -> float:
+        return sum(float(0.5 * self.curvature * ((v - self.centre) ** 2).sum()) for v in w.values())
+
+    def step(self, w: dict[str, Array], pull: Arrays, speed: dict[str, Array], rate: float) -> None:
+        for key in list(w):
+            gradient = self.curvature * (w[key] - self.centre) + pull.get(key, 0)
+            speed[key] = self.momentum * speed[key] + gradient
+            w[key] -= rate * (gradient + self.momentum * speed[key])
+
+    def train_own(self, now: Federation, own: Arrays, rate: float) -> dict[str, Array]:
+        """One round of the site's own model (see `Strategy.companion`), held against the model that was sent."""
+        companion = now.strategy.companion()
+        assert companion is not None
+        v = {key: np.array(value) for key, value in own.items()}
+        speed = {key: np.zeros_like(value) for key, value in v.items()}
+        for _ in range(self.steps):
+            self.step(v, companion.pull(v, now.weights, {}, {}), speed, rate)
+        return v
 
 
 def descend(

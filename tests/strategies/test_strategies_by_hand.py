@@ -10,10 +10,12 @@ from strategy_toys import Federation, Quadratic, descend, work
 
 from wardround.core.contracts import Strategy, Work
 from wardround.core.weights import Array
+from wardround.strategies.ditto import Ditto
 from wardround.strategies.fedavg import FedAvg
 from wardround.strategies.fednova import FedNova
 from wardround.strategies.fedopt import FedAdagrad, FedAdam, FedAvgM, FedYogi, ServerOptimiser
 from wardround.strategies.fedprox import FedProx
+from wardround.strategies.fedval import FedVal
 from wardround.strategies.qfedavg import QFedAvg
 from wardround.strategies.scaffold import Scaffold
 
@@ -214,3 +216,40 @@ def test_server_optimisers_come_to_rest_where_fedavg_does(strategy: Strategy) ->
     sites = {"A": Quadratic(1, 1, steps=2), "B": Quadratic(1, 3, steps=2)}
     now = descend(begin(strategy, 1.5), sites, 150, 0.2)
     assert now.weights["w"][0] == pytest.approx(2.0, abs=0.05)
+
+
+def test_ditto(tmp_path: Path) -> None:
+    """Losses (w - 0)^2 / 2 and (w - 8)^2 / 2, one case each, 2 steps of 0.5 a round, lambda 1, from w = v = 4.
+
+    Round 1. w: A 4, 2, 1; B 4, 6, 7; w = 4. v_A: gradient 4 + 1 (4 - 4) = 4, v = 2; 2 + (2 - 4) = 0, v = 2.
+    v_B: (4 - 8) + 0 = -4, v = 6; (6 - 8) + (6 - 4) = 0, v = 6. Both rest at (b + lambda w) / (1 + lambda).
+    Round 2 with lambda 0.5 from v_A = 2, w = 4: 2 + 0.5 (2 - 4) = 1, v = 1.5; 1.5 + 0.5 (1.5 - 4) = 0.25, v = 1.375.
+    """
+    sites = {"A": Quadratic(1, 0, steps=2), "B": Quadratic(1, 8, steps=2)}
+    now = begin(Ditto(strength=1), 4)
+    own = {name: site.train_own(now, now.weights, 0.5)["w"][0] for name, site in sites.items()}
+    assert own == {"A": 2.0, "B": 6.0}
+    assert descend(now, sites, 1, 0.5, tmp_path).weights["w"].tolist() == [4.0]
+    assert sites["A"].train_own(begin(Ditto(strength=0.5), 4), at(2), 0.5)["w"].tolist() == [1.375]
+
+
+def test_fedval(tmp_path: Path) -> None:
+    """bound 2, power 1. Round 1 has no S: A (1 case, w = 2), B (3 cases, w = 6) give (2 + 18) / 4 = 5, as FedAvg.
+
+    Their scores 0.9 and 0.5 make S = (1 * 0.9 + 3 * 0.5) / 4 = 0.6. In round 2 A again reaches 0.9: f_A = 0.9 / 0.6
+    = 1.5; B reaches 0.2: 0.2 / 0.6 = 1/3, which the bound makes 1/2. Weights 1.5 and 3 * 1/2 = 1.5, so the mean of
+    2 and 6 is 4. S = (0.9 + 3 * 0.2) / 4 = 0.375.
+    """
+    one = begin(FedVal(), 0).round({"A": (at(2), work(1, score=0.9)), "B": (at(6), work(3, score=0.5))}, tmp_path)
+    assert one.weights["w"].tolist() == [5.0]
+    assert one.shared["reference"].tolist() == pytest.approx([0.6])
+    two = one.round({"A": (at(2), work(1, score=0.9)), "B": (at(6), work(3, score=0.2))}, tmp_path)
+    assert two.weights["w"][0] == pytest.approx(4.0)
+    assert two.shared["reference"].tolist() == pytest.approx([0.375])
+
+
+def test_fedval_with_a_negative_power(tmp_path: Path) -> None:
+    """S = 0.6 as above, power -1: f_A = 0.6 / 0.9 = 2/3, f_B = 0.6 / 0.5 = 1.2. (2/3 * 2 + 3.6 * 6) / (2/3 + 3.6)."""
+    results = {"A": (at(2), work(1, score=0.9)), "B": (at(6), work(3, score=0.5))}
+    two = begin(FedVal(power=-1), 0).round(results, tmp_path).round(results, tmp_path)
+    assert two.weights["w"][0] == pytest.approx((4 / 3 + 21.6) / (2 / 3 + 3.6), rel=1e-12)

@@ -12,16 +12,23 @@ from strategy_toys import Federation, Quadratic, Result, aggregate, descend, wei
 from wardround.core.contracts import Strategy
 from wardround.core.weights import Arrays, all_finite, is_statistic, weights_digest
 from wardround.strategies.catalog import STRATEGIES
+from wardround.strategies.ditto import Ditto
 from wardround.strategies.fedavg import FedAvg
 from wardround.strategies.fednova import FedNova
 from wardround.strategies.fedopt import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from wardround.strategies.fedprox import FedProx
+from wardround.strategies.fedval import FedVal
 from wardround.strategies.qfedavg import QFedAvg
 from wardround.strategies.scaffold import Scaffold
 
 # Settings with which the paper says that a member is FedAvg: in its first round, or always.
-FIRST_ROUND = [FedAvg(), FedProx(), Scaffold(), FedNova(), FedAvgM(momentum=0.9), FedAvgM(momentum=0)]
-ALWAYS = [FedAvg(), FedProx(mu=0), FedNova(), FedAvgM(momentum=0)]
+FIRST_ROUND = [
+    FedAvg(), FedProx(), Scaffold(), FedNova(), FedAvgM(momentum=0.9), FedAvgM(momentum=0), Ditto(), FedVal()
+]  # fmt: skip
+ALWAYS = [
+    FedAvg(), FedProx(mu=0), FedNova(), FedAvgM(momentum=0), Ditto(strength=0), Ditto(strength=5), FedVal(bound=1),
+    FedVal(power=0),
+]  # fmt: skip
 UNWEIGHTED = [QFedAvg(q=0)]  # the mean in which every site counts the same
 NEVER = [FedAdagrad(), FedAdam(), FedYogi()]  # each parameter has a step of its own
 
@@ -56,7 +63,10 @@ def test_the_first_round_is_fedavg(strategy: Strategy, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ALWAYS, ids=str)
 def test_every_round_is_fedavg(strategy: Strategy, tmp_path: Path) -> None:
-    """Equal steps (FedNova), mu 0 (FedProx), server SGD with rate 1 (FedAvgM without momentum)."""
+    """Equal steps (FedNova), mu 0 (FedProx), server SGD with rate 1 (FedAvgM without momentum), bound 1 (FedVal).
+
+    Of Ditto it is the shared model, whatever lambda.
+    """
     sites = {"A": Quadratic(1, -1, 3, steps=4), "B": Quadratic(2, 5, 1, steps=4)}
     ended = [descend(Federation.begin(s, weights(0)), sites, 3, 0.1, tmp_path).weights for s in (strategy, FedAvg())]
     close(*ended)
@@ -140,7 +150,7 @@ def test_names_shapes_and_types_stay(strategy: Strategy, tmp_path: Path) -> None
 STRONG = [Scaffold(rate=5), FedAvgM(rate=5), FedAdam(rate=10), FedYogi(rate=10), FedAdagrad(rate=10), QFedAvg(q=5)]
 
 
-@pytest.mark.parametrize("strategy", [*STRONG, FedNova(), FedAvg(), FedProx()], ids=str)
+@pytest.mark.parametrize("strategy", [*STRONG, FedNova(), FedAvg(), FedProx(), Ditto(), FedVal(power=5)], ids=str)
 def test_running_statistics_are_averaged_and_nothing_else(strategy: Strategy, tmp_path: Path) -> None:
     """Moving a variance by a server step could make it negative."""
     now = Federation.begin(strategy, weights(0))
@@ -176,3 +186,60 @@ def test_where_nothing_moves_and_nothing_is_lost_all_stays_finite(strategy: Stra
         now = now.round({s: (now.weights, work(3, loss=0.0)) for s in "AB"}, tmp_path)
     close(now.weights, weights(0))
     assert all_finite(now.shared)
+
+
+@pytest.mark.parametrize("strategy", [Ditto(strength=s) for s in (0.0, 0.5, 5.0)], ids=str)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_dittos_shared_model_is_fedavgs_bit_for_bit(strategy: Strategy, momentum: float, tmp_path: Path) -> None:
+    sites = {"A": Quadratic(1, -1, 3, steps=4, momentum=momentum), "B": Quadratic(2, 5, 1, steps=4)}
+    ends = [descend(Federation.begin(s, weights(0)), sites, 3, 0.1, tmp_path).weights for s in (strategy, FedAvg())]
+    assert weights_digest(ends[0]) == weights_digest(ends[1])
+
+
+def test_ditto_without_lambda_is_local_training_and_with_much_of_it_the_shared_model() -> None:
+    """The two ends that the paper names (section 3.1): lambda 0 gives local models, lambda to infinity w*.
+
+    Where w stands still, v_k rests where a (v - b) + lambda (v - w) = 0: at (a b + lambda w) / (a + lambda), which is
+    a |b - w| / (a + lambda) away from w.
+    """
+    site = Quadratic(2, 5, steps=40)
+    apart = []
+    for strength in (0.0, 0.5, 2.0, 8.0, 32.0, 100.0):
+        now = Federation.begin(Ditto(strength=strength), weights(0))
+        own: Arrays = weights(1)
+        for _ in range(40):
+            own = site.train_own(now, own, 0.01)
+        for name, v in own.items():
+            rest = (2 * 5 + strength * now.weights[name].astype(float)) / (2 + strength)
+            np.testing.assert_allclose(v, rest, rtol=1e-5, atol=1e-5)
+        apart.append(max(float(abs(v - now.weights[name]).max()) for name, v in own.items()))
+    assert apart == sorted(apart, reverse=True)
+    assert apart[-1] < apart[0] / 45  # 2 / 102
+    alone = Federation.begin(FedAvg(), weights(1))
+    trained, _ = site.train(alone, "A", 0.01)
+    local = site.train_own(Federation.begin(Ditto(strength=0), weights(0)), weights(1), 0.01)
+    assert weights_digest(local) == weights_digest(trained)
+
+
+@pytest.mark.parametrize("bound", [1.0, 1.5, 2.0, 10.0])
+@pytest.mark.parametrize("power", [-5.0, -1.0, 0.0, 0.5, 5.0])
+def test_no_site_counts_more_or_less_than_the_bound(bound: float, power: float) -> None:
+    strategy = FedVal(bound=bound, power=power)
+    for reference in (0.0, 1e-12, 0.3, 1.0):
+        for score in (None, 0.0, 1e-9, 0.29, 0.31, 1.0):
+            factor = strategy.factor(score, np.array([reference]))
+            assert 1 / bound <= factor <= bound
+            if score is not None and reference == 0.3:
+                assert (factor - 1) * (score - reference) * power >= 0
+
+
+def test_a_site_without_a_score_counts_with_its_cases(tmp_path: Path) -> None:
+    strategy = FedVal(bound=10, power=3)
+    silent = {site: (after, work(done.cases, score=None)) for site, (after, done) in SITES.items()}
+    now = Federation.begin(strategy, weights(0)).round(silent, tmp_path)
+    assert now.shared["reference"].tolist() == [0.0]
+    close(now.weights, one_round(FedAvg(), SITES, tmp_path))
+    scored = now.round({**silent, "A": (weights(1), work(7, score=0.4))}, tmp_path)
+    assert scored.shared["reference"].tolist() == [0.4]
+    close(scored.weights, one_round(FedAvg(), SITES, tmp_path))
+    assert scored.round(silent, tmp_path).shared["reference"].tolist() == [0.4]

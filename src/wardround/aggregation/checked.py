@@ -21,7 +21,7 @@ from wardround.core.errors import WardRoundError
 from wardround.core.messages import Answer, SiteFailed, Task
 from wardround.core.weights import Part
 
-CONTRIBUTING = ("init", "train")  # verbs whose answers bring tensors to fold
+CONTRIBUTING = ("init", "train", "share")  # verbs whose answers bring tensors to fold
 
 
 @dataclass

@@ -11,16 +11,16 @@ from typing import Any
 from wardround.coordinator import checkpoint
 from wardround.coordinator.checkpoint import Checkpoint
 from wardround.coordinator.replay import refusing_replays, remembered
-from wardround.coordinator.state import State, judged
+from wardround.coordinator.state import State, chosen, judged
 from wardround.coordinator.stopping import why_stop
 from wardround.core.contracts import Aggregate, Alert, Ask, Lost
 from wardround.core.errors import QuorumLost
 from wardround.core.frozen import canonical_json
-from wardround.core.messages import ScoreFacts, SiteFailed, SiteSummary, Task, TrainFacts, Verb
+from wardround.core.messages import ScoreFacts, SiteFailed, SiteSummary, Task, TrainFacts, TuneFacts, Verb
 from wardround.core.rundir import EventLog, RunDir
 from wardround.core.scores import Scores
 from wardround.core.stats import merge_all
-from wardround.core.weights import file_digest, map_tensors, write_tensors
+from wardround.core.weights import Arrays, file_digest, map_tensors, write_tensors
 from wardround.planning.plan import Plan
 
 
@@ -58,7 +58,7 @@ def run_rounds(run: Run) -> State:
         point = one_round(run, point)
     run.log.write("run_stopped", reason=reason, rounds=point.state.round, best_round=point.state.best_round)
     _final_models(run, point)
-    _test(run, point)
+    _test(run, point, _finetune(run, point))
     run.log.write("run_ended", seconds=time.perf_counter() - begin)
     return point.state
 
@@ -76,7 +76,7 @@ def one_round(run: Run, point: Checkpoint) -> Checkpoint:
     begin = time.perf_counter()
     plan, state = run.plan, point.state
     run.log.write("round_started", round=state.round, sites=list(run.sites))
-    task = _task(run, state.round, "train", point.file, accepted=state.accepted)
+    task = _task(run, state.round, "train", point.file, state)
     ask = refusing_replays(run.ask, state.folded, lambda site: _alert(run, task, Alert(site, "replayed")))
     aggregate = _exchange(replace(run, ask=ask), task, point.file, run.quorum)
     stepping = time.perf_counter()
@@ -89,6 +89,7 @@ def one_round(run: Run, point: Checkpoint) -> Checkpoint:
         folded=remembered(state.folded, aggregate.answers),
         best=state.best,
         best_round=state.best_round,
+        best_accepted=state.best_accepted,
         barren=state.barren,
     )
     folder = checkpoint.scratch(run.dir, state.round)
@@ -120,6 +121,8 @@ def _first_weights(run: Run) -> Checkpoint:
         result = run.plan.aggregation.collect(run.ask, task, None, [site], 1)
         if isinstance(result, Aggregate):
             weights = result.parts["weights"].arrays
+            if "private" in result.parts:  # first values, which nobody has trained: what a site never seen gets
+                write_tensors(run.dir.private, result.parts["private"].arrays)
             shared = dict(run.plan.strategy.begin(weights))
             checkpoint.write_model(checkpoint.scratch(run.dir, 0), weights, run.plan.strategy.told(shared), shared)
             folder = checkpoint.close(run.dir, State())
@@ -132,31 +135,62 @@ def _validate(run: Run, state: State, model: Path) -> tuple[State, Mapping[str, 
     due = state.round % run.plan.evaluation.every == 0 or state.round == (run.fixed or run.plan.rounds.limit)
     if not due:
         return state, {}, False
-    result = _exchange(run, _task(run, state.round, "validate", model), model, quorum=1)
-    scores = _scores(result)
+    scores = _scores(_exchange(run, _task(run, state.round, "validate", model, state), model, quorum=1))
     dice = merge_all(scores.values(), Scores()).mean_dice
     state, is_best = judged(state, dice, run.plan.rounds.gain, run.plan.evaluation.every)
     return state, scores, is_best
 
 
-def _test(run: Run, point: Checkpoint) -> None:
-    best = run.dir.root / "test" / "model.safetensors"
-    if not best.is_file():
-        checkpoint.write_model(best.parent, map_tensors(run.dir.model), {})
-    task = _task(run, point.state.round, "test", best)
-    result = _exchange(run, task, best, quorum=1, sites=run.testers)
-    scores = {site: value.model_dump(mode="json") for site, value in _scores(result).items()}
+def _finetune(run: Run, point: Checkpoint) -> dict[str, TuneFacts]:
+    """Let each site train the final model on for itself, where the plan says so. What comes of it stays there."""
+    if run.plan.finetune is None:
+        return {}
+    model, state = _tested(run), chosen(point.state)
+    result = _exchange(run, _task(run, state.round, "finetune", model, state), model, quorum=1)
+    return {a.reply.site: a.reply.facts for a in result.answers if isinstance(a.reply.facts, TuneFacts)}
+
+
+def _test(run: Run, point: Checkpoint, tuned: Mapping[str, TuneFacts]) -> None:
+    model, state = _tested(run), chosen(point.state)
+    result = _exchange(run, _task(run, state.round, "test", model, state), model, quorum=1, sites=run.testers)
+    facts = {a.reply.site: a.reply.facts for a in result.answers if isinstance(a.reply.facts, ScoreFacts)}
     missing = {failure.site: failure.reason for failure in result.failures}
-    run.dir.write_json(
-        "scores.json", {"model": "best", "round": point.state.best_round, "sites": scores, "missing": missing}
-    )
+    own = {site: fact.personal.model_dump(mode="json") for site, fact in facts.items() if fact.personal is not None}
+    scores = {site: fact.scores.model_dump(mode="json") for site, fact in facts.items()}
+    written = {"model": "best", "round": point.state.best_round, "sites": scores, "missing": missing}
+    if run.plan.personal:
+        tuning = {site: fact.model_dump(mode="json", exclude={"kind", "seconds"}) for site, fact in tuned.items()}
+        written |= {"personal": own, "finetune": tuning}
+    run.dir.write_json("scores.json", written)
+
+
+def _tested(run: Run) -> Path:
+    """The final model as it is sent to be fine-tuned and tested: with all tensors, for sites that never trained."""
+    path = run.dir.root / "test" / "model.safetensors"
+    if not path.is_file():
+        checkpoint.write_model(path.parent, map_tensors(run.dir.model), {})
+    return path
 
 
 def _final_models(run: Run, point: Checkpoint) -> None:
     _export(run, point.file, run.dir.root / "last.safetensors", point.state.round)
     best = run.dir.root / "best.safetensors"
     source = best if best.is_file() else run.dir.root / "last.safetensors"
-    write_tensors(run.dir.model, map_tensors(source), _metadata(run, point.state.best_round))
+    model = {**_unseen(run, point), **map_tensors(source)}
+    write_tensors(run.dir.model, model, _metadata(run, point.state.best_round))
+
+
+def _unseen(run: Run, point: Checkpoint) -> Arrays:
+    """Values of the private tensors for a site that has none: their first ones, or the mean if the plan says so."""
+    private, names = run.plan.private, set(run.plan.private_tensors)
+    if private is None:
+        return {}
+    if private.unseen == "initial":
+        return {name: array for name, array in map_tensors(run.dir.private).items() if name in names}
+    state = chosen(point.state)
+    able = [site for site in run.sites if site in state.accepted]
+    result = _exchange(run, _task(run, state.round, "share", None, state), None, quorum=1, sites=able)
+    return {name: array for name, array in result.parts["weights"].arrays.items() if name in names}
 
 
 def _export(run: Run, model: Path, path: Path, number: int) -> None:
@@ -170,13 +204,14 @@ def _metadata(run: Run, number: int | None) -> dict[str, str]:
     return {"wardround": canonical_json({"format": 1, "plan": run.plan.digest(), "round": number})}
 
 
-def _task(run: Run, number: int, verb: Verb, model: Path | None, accepted: Mapping[str, int] | None = None) -> Task:
+def _task(run: Run, number: int, verb: Verb, model: Path | None, state: State | None = None) -> Task:
     return Task(
         plan=run.plan.digest(),
         round=number,
         verb=verb,
         first_update=number * run.plan.training.steps,
-        accepted=dict(accepted or {}),
+        accepted={} if state is None else state.accepted,
+        best={} if state is None else state.best_accepted,
         tensors=None if model is None else file_digest(model),
     )
 
@@ -194,7 +229,7 @@ def _exchange(run: Run, task: Task, model: Path | None, quorum: int, sites: Sequ
     size = 0 if model is None else model.stat().st_size
     for answer in result.answers:
         facts = answer.reply.facts
-        if isinstance(facts, TrainFacts | ScoreFacts):
+        if isinstance(facts, TrainFacts | ScoreFacts | TuneFacts):
             run.log.write(
                 "site_replied",
                 round=task.round,
@@ -224,7 +259,9 @@ def _lost(run: Run, task: Task, lost: Lost) -> QuorumLost:
 
 
 def _scores(result: Aggregate) -> dict[str, Scores]:
-    return {a.reply.site: a.reply.facts.scores for a in result.answers if isinstance(a.reply.facts, ScoreFacts)}
+    """What each site's model reaches: its own whole one, where it has one."""
+    facts = {a.reply.site: a.reply.facts for a in result.answers if isinstance(a.reply.facts, ScoreFacts)}
+    return {site: fact.scores if fact.personal is None else fact.personal for site, fact in facts.items()}
 
 
 def _log_round(

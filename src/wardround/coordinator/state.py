@@ -16,6 +16,7 @@ class State(Frozen):
     folded: dict[SiteName, tuple[Digest, ...]] = {}  # digests of a site's last contributions that counted
     best: float | None = None  # mean validation Dice over all sites' cases
     best_round: NonNegativeInt | None = None
+    best_accepted: dict[SiteName, NonNegativeInt] = {}  # ``accepted`` as it was after the best round
     barren: NonNegativeInt = 0  # rounds since the last gain that counts
 
 
@@ -30,4 +31,10 @@ def judged(state: State, dice: float | None, gain: float, rounds: int = 1) -> tu
         return state.model_copy(update={"barren": barren}), False
     if state.best is None or dice >= state.best + gain:
         barren = 0
-    return state.model_copy(update={"best": dice, "best_round": state.round, "barren": barren}), True
+    best = {"best": dice, "best_round": state.round, "best_accepted": state.accepted}
+    return state.model_copy(update={**best, "barren": barren}), True
+
+
+def chosen(state: State) -> State:
+    """With ``accepted`` as it was for the model that is kept: the private tensors of those rounds belong to it."""
+    return state if state.best_round is None else state.model_copy(update={"accepted": state.best_accepted})

@@ -96,6 +96,7 @@ class Work:
     rates: tuple[float, ...]  # of each step taken: one skipped for a non-finite gradient is not among them
     momentum: float = 0.0  # of SGD
     loss: float | None = None  # of the model that was sent, on this site's training data: see `Strategy.needs_loss`
+    score: float | None = None  # Dice of the trained model on this site's validation cases: see `Strategy.needs_score`
 
     @property
     def steps(self) -> int:
@@ -131,6 +132,7 @@ class Strategy(Frozen, ABC):
     """
 
     needs_loss: ClassVar[bool] = False  # `Work.loss` is measured before training
+    needs_score: ClassVar[bool] = False  # `Work.score` is measured after training
     needs_mean: ClassVar[bool] = False  # its parts are summands: only their weighted mean has a meaning
 
     def refuses(self, descent: Descent) -> str | None:
@@ -152,6 +154,13 @@ class Strategy(Frozen, ABC):
     def pull(self, w: Mapping[str, Any], anchor: Mapping[str, Any], shared: Shared, kept: Kept) -> Mapping[str, Any]:
         """What local training adds to the gradient, by parameter; empty: nothing."""
         return {}
+
+    def companion(self) -> Strategy | None:
+        """By which strategy each site also trains a whole model of its own, which never leaves it; None: it does not.
+
+        Only its `pull` counts: the anchor is the model that was sent, ``w`` the site's own.
+        """
+        return None
 
     @abstractmethod
     def report(self, before: Arrays, after: Arrays, shared: Shared, kept: Kept, work: Work) -> tuple[Parts, Kept]:

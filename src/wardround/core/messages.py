@@ -18,7 +18,7 @@ from wardround.core.stats import Histogram, Moments
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-Verb = Literal["describe", "init", "train", "validate", "test"]
+Verb = Literal["describe", "init", "train", "validate", "share", "finetune", "test"]
 FailureKind = Literal["pending", "refused", "late", "error"]
 
 
@@ -31,6 +31,7 @@ class Task(Frozen):
     step: NonNegativeInt = 0
     first_update: NonNegativeInt = 0  # optimiser steps of one model before this round: places the learning rate
     accepted: dict[SiteName, NonNegativeInt] = {}  # the last round in which this site's contribution counted
+    best: dict[SiteName, NonNegativeInt] = {}  # the same as it was when the best model so far was made
     tensors: Digest | None = None
 
     @property
@@ -86,20 +87,47 @@ class TrainFacts(Frozen):
     updates: NonNegativeInt
     samples: NonNegativeInt
     skipped: NonNegativeInt = 0  # optimiser steps skipped for a non-finite gradient
+    personal_updates: NonNegativeInt = 0  # of the site's own second model, beside `updates`; `samples` holds both
     loss: float
     rate: NonNegativeFloat  # learning rate of the last step
     seconds: Seconds = Seconds()
 
 
 class ScoreFacts(Frozen):
-    """The model that was sent, scored on the site's validation or test cases."""
+    """The model that was sent, scored on the site's validation or test cases.
+
+    Private tensors of the site take their places in it. ``personal`` is what the site's own whole model
+    reaches on the same cases, where it has one.
+    """
 
     kind: Literal["score"] = "score"
     scores: Scores
+    personal: Scores | None = None
     seconds: Seconds = Seconds()
 
 
-Facts = Annotated[SiteSummary | InitFacts | TrainFacts | ScoreFacts, Field(discriminator="kind")]
+class ShareFacts(Frozen):
+    """The site's private tensors, once, for sites that have none: only where the plan says so."""
+
+    kind: Literal["share"] = "share"
+    tensors: NonNegativeInt
+
+
+class TuneFacts(Frozen):
+    """What fine-tuning did to the model at this site. ``before`` and ``after`` are Dice on its validation cases."""
+
+    kind: Literal["finetune"] = "finetune"
+    kept: bool
+    before: float | None
+    after: float | None
+    updates: NonNegativeInt
+    samples: NonNegativeInt
+    seconds: Seconds = Seconds()
+
+
+Facts = Annotated[
+    SiteSummary | InitFacts | TrainFacts | ScoreFacts | ShareFacts | TuneFacts, Field(discriminator="kind")
+]
 
 
 class Reply(Frozen):

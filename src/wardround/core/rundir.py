@@ -9,11 +9,15 @@
     rounds/0007/              state.json, model.safetensors (what is sent), shared.safetensors: one checkpoint
     latest                    name of the newest whole checkpoint
     best.safetensors, last.safetensors, model.safetensors (= best)
-    scores.json               test scores per site of the final model
+    private.safetensors       where the plan keeps tensors at the sites: their first values; the models above but
+                              the final one lack them
+    scores.json               test scores per site of the final model; of the sites' own models under "personal"
     tensorboard/              scalars
-    sites/<name>/             simulation only, mode 0700: what a hospital would keep to itself
+    sites/<name>/             simulation only, mode 0700: what a hospital would keep to itself; where each ends with
+                              a model of its own, plan.json and model.safetensors, as `evaluate` takes them
     test/                     the final model as it was sent to be tested
     baselines/<arm>/          run directories of the baselines
+    adapted/<dataset>/        what `wardround adapt` made of the final model for a hospital that did not train
     report.html
 """
 
@@ -52,6 +56,11 @@ class RunDir:
     def model(self) -> Path:
         """The final model: the best on the sites' validation cases."""
         return self.root / "model.safetensors"
+
+    @property
+    def private(self) -> Path:
+        """First values of tensors that stay at the sites."""
+        return self.root / "private.safetensors"
 
     @property
     def home(self) -> Path:

@@ -1,6 +1,6 @@
 """The networks a plan may name, as settings only: a plan validates on a machine without torch.
 
-Adding a network is one class here, one file beside this one, and one line in `build`.
+Adding a network is one class here, one file beside this one, one line in `build`, and its tensors' names in `names`.
 """
 
 from __future__ import annotations

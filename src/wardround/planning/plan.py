@@ -14,6 +14,7 @@ from wardround.core.documents import load_document
 from wardround.core.frozen import Frozen
 from wardround.data.preprocess import Preprocessing
 from wardround.networks.catalog import NetworkSettings, UNet
+from wardround.planning.personal import Finetune, Private
 from wardround.planning.training import Training
 from wardround.strategies.catalog import AnyStrategy
 from wardround.strategies.fedavg import FedAvg
@@ -139,6 +140,8 @@ class Plan(Frozen):
     training: Training
     strategy: AnyStrategy = Field(default=FedAvg())
     aggregation: AnyAggregation = Field(default=Plain())
+    private: Private | None = Field(default=None, description="tensors that never leave a site; null: none")
+    finetune: Finetune | None = Field(default=None, description="what each site does in the end; null: nothing")
     rounds: Rounds = Rounds()
     evaluation: Evaluation = Evaluation()
     seed: int = Field(default=0, ge=0, le=2**31)
@@ -153,9 +156,19 @@ class Plan(Frozen):
         """Optimiser steps of one model over all rounds."""
         return self.rounds.limit * self.training.steps
 
+    @property
+    def private_tensors(self) -> tuple[str, ...]:
+        """The names of the tensors that never leave a site."""
+        return () if self.private is None else self.private.names(self.network)
+
+    @property
+    def personal(self) -> bool:
+        """True where each site ends with a model of its own."""
+        return bool(self.private or self.finetune or self.strategy.companion())
+
     @model_validator(mode="after")
     def _fits(self) -> Plan:
-        faults = [*self._patch_faults(), *self._other_faults()]
+        faults = [*self._patch_faults(), *self._other_faults(), *self._personal_faults()]
         if faults:
             raise ValueError("\n".join(faults))  # one a line: see core/faults.py
         return self
@@ -197,6 +210,16 @@ class Plan(Frozen):
                 f"strategy: {name} needs aggregation plain: what its sites send are terms of a sum, "
                 f"of which {self.aggregation.name} is not the mean"
             )
+        return faults
+
+    def _personal_faults(self) -> list[str]:
+        faults = [] if self.private is None else self.private.faults(self.network)
+        if self.strategy.companion() is not None:
+            taken = "at each site it trains a whole model that never leaves, so "
+            if self.private is not None:
+                faults.append(f"private: {self.strategy.name}: {taken}there is nothing to keep back of the shared one")
+            if self.finetune is not None:
+                faults.append(f"finetune: {self.strategy.name}: {taken}there is nothing more to fine-tune for a site")
         return faults
 
 

@@ -128,7 +128,7 @@ def _both(first: Listener, second: Listener | None) -> Listener:
 
 def ordinary(plan: Plan) -> Plan:
     """The plan of a baseline: ordinary training of one model. FedAvg of one site is just that; others may pull."""
-    return plan.model_copy(update={"strategy": FedAvg()})
+    return plan.model_copy(update={"strategy": FedAvg(), "private": None, "finetune": None})
 
 
 def load_run_plan(run: RunDir) -> Plan:

@@ -2,7 +2,7 @@
 
 ::
 
-    answers/000007-train-0/reply.json
+    answers/000007-train-0/reply.json             (or -validate-0, -finetune-0, ...)
                            tensors.safetensors   what leaves
                            kept.safetensors      what never leaves: the site's state after this round
 """
@@ -12,9 +12,21 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from wardround.core.errors import SiteError
 from wardround.core.messages import Answer, Facts, Reply, Task
-from wardround.core.weights import Array, Arrays, Parts, file_digest, pack, read_tensors, write_bytes, write_tensors
+from wardround.core.weights import (
+    Array,
+    Arrays,
+    Parts,
+    file_digest,
+    map_tensors,
+    pack,
+    read_tensors,
+    write_bytes,
+    write_tensors,
+)
 
 KEEP_ROUNDS = 2
 
@@ -66,14 +78,37 @@ class Answers:
         path = self._folder / f"{accepted:06d}-train-0" / "kept.safetensors"
         return read_tensors(path) if path.is_file() else {}
 
+    def tensors(self, task: Task, *prefixes: str) -> dict[str, Array]:
+        """What of the private state begins with one of these, for a task that must not do without: see `kept`.
+
+        Raises:
+            SiteError: the site has counted in a round whose state is not here any more.
+        """
+        accepted = task.accepted.get(self._site)
+        if accepted is None:
+            return {}
+        path = self._folder / f"{accepted:06d}-train-0" / "kept.safetensors"
+        if not path.is_file():
+            raise SiteError(f"this site's own tensors of round {accepted + 1} are not on its disk any more")
+        return _chosen(path, prefixes)
+
+    def tuned(self, task: Task) -> dict[str, Array]:
+        """What fine-tuning before this task kept; empty where it kept nothing."""
+        path = self._folder / f"{task.round:06d}-finetune-0" / "kept.safetensors"
+        return read_tensors(path) if path.is_file() else {}
+
     def _place(self, task: Task) -> Path:
         return self._folder / f"{task.round:06d}-{task.verb}-{task.step}"
 
     def _prune(self, task: Task) -> None:
-        # The last accepted round may lie far back at a site that was often late: it is kept.
-        accepted = task.accepted.get(self._site)
+        # The last accepted round, and that of the best model, may lie far back: they are kept.
+        needed = {task.accepted.get(self._site), task.best.get(self._site)}
         rounds = sorted({int(path.name[:6]) for path in self._folder.iterdir() if path.suffix != ".part"})
-        stay = {*rounds[-KEEP_ROUNDS:], accepted}
+        stay = {*rounds[-KEEP_ROUNDS:], *needed}
         for path in self._folder.iterdir():
             if path.suffix != ".part" and int(path.name[:6]) not in stay:
                 shutil.rmtree(path)
+
+
+def _chosen(path: Path, prefixes: tuple[str, ...]) -> dict[str, Array]:
+    return {name: np.array(array) for name, array in map_tensors(path).items() if name.startswith(prefixes)}

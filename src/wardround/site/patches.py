@@ -46,6 +46,7 @@ class Batches:
     site: str
     optional: tuple[int, ...] = ()  # channels that cases may lack
     classes: int = 0  # with background; needed where a case has unlabelled classes
+    largest: int | None = None  # samples that fit into memory at once: larger batches are trained on in parts
 
     def make(self, update: int) -> Batch:
         """The batch of one update."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -16,14 +16,18 @@ from wardround.core.errors import SiteError
 from wardround.core.messages import Seconds, TrainFacts
 from wardround.core.randomness import seed_of
 from wardround.core.weights import Array, Arrays, Parts
+from wardround.data.store import StoredCase
 from wardround.networks.build import build, exchange, load
 from wardround.planning.plan import Plan
 from wardround.site.device import Machine
 from wardround.site.loss import LossFunction, make_loss
 from wardround.site.optimiser import load_state, make_optimiser, rate_at, save_state
 from wardround.site.patches import Batch, Batches
+from wardround.site.scoring import quick_scores
+from wardround.strategies.fedavg import FedAvg
 
 STRATEGY = "strategy/"
+PRIVATE = "private/"
 LOSS_BATCHES = 8  # on which the loss of the received model is measured, where a strategy needs it
 Progress = Callable[[int, int], None]
 
@@ -56,7 +60,7 @@ def train(
     kept: Kept,
     first_update: int,
     progress: Progress | None = None,
-    largest: int | None = None,
+    held_out: Sequence[StoredCase] = (),
 ) -> tuple[Parts, dict[str, Array], TrainFacts]:
     """Train ``plan.training.steps`` updates.
 
@@ -65,21 +69,23 @@ def train(
         machine: device and precision.
         batches: the site's training data.
         sent: global weights and the strategy's shared state.
-        kept: this site's private state (optimiser and strategy) after its last accepted round; empty at first.
+        kept: this site's private state (optimiser, strategy, tensors) after its last accepted round; empty at first.
+            Tensors called ``private/...`` are where those of the network begin, whether they were sent or not.
         first_update: updates of one model before this round.
         progress: called with (done, total).
-        largest: samples that fit into this site's memory at once; larger batches are taken in parts whose
-            gradients add up to the same one (batch norm alone sees the parts).
+        held_out: the site's validation cases, for a strategy that asks how good the trained model is.
 
     Returns:
-        The contribution, the private state to keep, and the facts that may be told.
+        The contribution, which has the tensors that were sent and no other, the private state to keep, which has
+        the others, and the facts that may be told.
 
     Raises:
         SiteError: too many non-finite gradients, or a loss that is not finite.
     """
     begin = time.perf_counter()
     before, shared = sent
-    network = make_network(plan, machine, before).train()
+    own = {name.removeprefix(PRIVATE): array for name, array in kept.items() if name.startswith(PRIVATE)}
+    network = make_network(plan, machine, {**before, **own}).train()
     optimiser = make_optimiser(plan, network)
     private = {k.removeprefix(STRATEGY): v for k, v in kept.items() if k.startswith(STRATEGY)}
     private = private or dict(plan.strategy.keep(before))
@@ -89,16 +95,19 @@ def train(
     updates = range(first_update, first_update + plan.training.steps)
     received = _received_loss(plan, machine, network, batches, updates) if plan.strategy.needs_loss else None
     prepared = time.perf_counter() - begin
-    tally = _Trainer(plan, machine, network, optimiser, pull, largest).run(batches, updates, progress)
+    tally = _Trainer(plan, machine, network, optimiser, pull).run(batches, updates, progress)
     _judge(plan, tally)
+    score = _trained_score(plan, machine, network, held_out, tally) if plan.strategy.needs_score else None
     closing = time.perf_counter()
-    after = exchange(network)
+    whole = exchange(network)
+    after = {name: array for name, array in whole.items() if name in before}
     rate = rate_at(plan, updates[-1])
-    work = Work(len(batches.cases), tuple(tally.rates), plan.training.descent.momentum, received)
+    work = Work(len(batches.cases), tuple(tally.rates), plan.training.descent.momentum, received, score)
     parts, private_after = plan.strategy.report(before, after, shared, private, work)
     out = {f"{STRATEGY}{name}": array for name, array in private_after.items()}
     if plan.training.optimiser_state == "keep":
         out.update(save_state(optimiser, network))
+    out.update({f"{PRIVATE}{name}": array for name, array in whole.items() if name not in before})
     end = time.perf_counter()
     facts = TrainFacts(
         cases=work.cases,
@@ -110,6 +119,26 @@ def train(
         seconds=Seconds(data=tally.data, compute=tally.compute, prepare=prepared + end - closing, total=end - begin),
     )
     return parts, out, facts
+
+
+def train_alone(
+    plan: Plan,
+    machine: Machine,
+    network: nn.Module,
+    batches: Batches,
+    updates: range,
+    progress: Progress | None = None,
+) -> int:
+    """Optimiser steps on ``network`` itself, with fresh momenta and no strategy; parameters may be frozen.
+
+    Returns how many were taken. Raises SiteError as `train`.
+    """
+    plan = plan.model_copy(update={"strategy": FedAvg()})
+    pull = _Pull(plan, machine, {}, {}, {})
+    network.train()
+    tally = _Trainer(plan, machine, network, make_optimiser(plan, network), pull).run(batches, updates, progress)
+    _judge(plan, tally)
+    return len(tally.rates)
 
 
 class _Pull:
@@ -129,7 +158,7 @@ class _Pull:
         if self._idle:
             return
         with torch.no_grad():
-            parameters = {n: p for n, p in network.named_parameters() if p.grad is not None}
+            parameters = {n: p for n, p in network.named_parameters() if p.grad is not None and n in self._anchor}
             extra = self._strategy.pull(parameters, self._anchor, self._shared, self._kept)  # type: ignore[arg-type]
             for name, value in extra.items():
                 grad = parameters[name].grad
@@ -146,7 +175,6 @@ class _Trainer:
     network: nn.Module
     optimiser: torch.optim.Optimizer
     pull: _Pull
-    largest: int | None
 
     def run(self, batches: Batches, updates: range, progress: Progress | None) -> _Tally:
         tally, loss_of = _Tally(), make_loss(self.plan.training.loss)
@@ -155,16 +183,16 @@ class _Trainer:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate_at(self.plan, update)
             torch.manual_seed(seed_of(self.plan.seed, "dropout", batches.site, update))
-            self._step(batch, loss_of, tally)
+            self._step(batch, batches.largest, loss_of, tally)
             tally.compute += time.perf_counter() - started
             if progress is not None:
                 progress(update - updates.start + 1, len(updates))
         return tally
 
-    def _step(self, batch: Batch, loss_of: LossFunction, tally: _Tally) -> None:
+    def _step(self, batch: Batch, largest: int | None, loss_of: LossFunction, tally: _Tally) -> None:
         self.optimiser.zero_grad(set_to_none=True)
         loss = torch.zeros(())
-        for part, share in _parts(batch, self.largest):
+        for part, share in _parts(batch, largest):
             image, label, hidden = _moved(part, self.machine)
             with self.machine.autocast():
                 outputs = self.network(image)
@@ -193,6 +221,16 @@ def _received_loss(plan: Plan, machine: Machine, network: nn.Module, batches: Ba
     if not math.isfinite(total):
         raise SiteError("the loss of the model that was sent is not finite on this site's training cases")
     return total / len(chosen)
+
+
+def _trained_score(
+    plan: Plan, machine: Machine, network: nn.Module, held_out: Sequence[StoredCase], tally: _Tally
+) -> float | None:
+    """Mean Dice of the trained model on the site's validation cases."""
+    begin = time.perf_counter()
+    dice = quick_scores(plan, machine, network, held_out).mean_dice
+    tally.compute += time.perf_counter() - begin
+    return dice
 
 
 def _judge(plan: Plan, tally: _Tally) -> None:

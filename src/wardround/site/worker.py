@@ -11,15 +11,29 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from torch import nn
+
 from wardround.core.errors import DatasetError, InputError, SiteError, StorageError, WardRoundError
-from wardround.core.messages import Answer, Facts, InitFacts, ScoreFacts, Seconds, SiteFailed, Task
+from wardround.core.messages import (
+    Answer,
+    Facts,
+    InitFacts,
+    ScoreFacts,
+    Seconds,
+    ShareFacts,
+    SiteFailed,
+    Task,
+    TuneFacts,
+)
 from wardround.core.scores import Scores
 from wardround.core.stats import merge_all
-from wardround.core.weights import Array, Part, Parts, all_finite, count, file_digest, unpack
+from wardround.core.weights import Array, Arrays, Part, Parts, all_finite, count, file_digest, unpack
 from wardround.networks.build import exchange
 from wardround.planning.plan import Plan
+from wardround.site import personal
 from wardround.site.answers import Answers
 from wardround.site.device import Machine, choose_machine, settle
+from wardround.site.finetune import Tuning, fine_tune
 from wardround.site.hospital import Hospital, Source, open_hospital, summarise
 from wardround.site.overlays import OverlayBook
 from wardround.site.patches import Batches
@@ -83,9 +97,13 @@ class Site:
             "init": self._init,
             "train": self._train,
             "validate": self._validate,
+            "share": self._share,
+            "finetune": self._finetune,
             "test": self._test,
         }[task.verb]
         facts, parts, kept = work(task, sent)
+        if task.verb == "train":
+            personal.check_outbox(self._plan, parts or {})
         for part in (parts or {}).values():
             if not all_finite(part.arrays):
                 raise SiteError("the update holds non-finite values and was not sent")
@@ -105,54 +123,104 @@ class Site:
 
     def _init(self, _task: Task, _sent: dict[str, Part]) -> Work:
         weights = exchange(make_network(self._plan, self._machine, None))
-        return InitFacts(parameters=count(weights.values())), {"weights": Part(weights, 1.0)}, None
+        shared, private = personal.split(self._plan, weights)
+        parts = {"weights": Part(shared, 1.0), **({"private": Part(private, 1.0)} if private else {})}
+        return InitFacts(parameters=count(weights.values())), parts, None
 
-    def _train(self, task: Task, sent: dict[str, Part]) -> Work:
-        machine = self._machine
-        task_of_plan = self._plan.task
-        batches = Batches(
+    def _batches(self) -> Batches:
+        plan, task = self._plan, self._plan.task
+        return Batches(
             self._hospital.part("train"),
-            self._plan.training,
-            self._plan.seed,
+            plan.training,
+            plan.seed,
             self._setting.name,
-            tuple(task_of_plan.modalities.index(name) for name in task_of_plan.optional),
-            self._plan.classes,
-        )
-        shared = sent["shared"].arrays if "shared" in sent else {}
-        parts, kept, facts = train(
-            self._plan,
-            machine,
-            batches,
-            (sent["weights"].arrays, shared),
-            self._answers.kept(task),
-            task.first_update,
-            self._told("training"),
+            tuple(task.modalities.index(name) for name in task.optional),
+            plan.classes,
             self._setting.largest_batch,
         )
+
+    def _train(self, task: Task, sent: dict[str, Part]) -> Work:
+        plan, machine, batches, tell = self._plan, self._machine, self._batches(), self._told("training")
+        model = (sent["weights"].arrays, sent["shared"].arrays if "shared" in sent else {})
+        held_out = self._hospital.part("validation") if plan.strategy.needs_score else ()
+        before = personal.with_private(plan, machine, model[0], self._answers.kept(task))
+        parts, kept, facts = train(plan, machine, batches, model, before, task.first_update, tell, held_out)
+        if (companion := plan.strategy.companion()) is not None:
+            own, more = personal.train_companion(
+                plan, companion, machine, batches, model, before, task.first_update, tell
+            )
+            kept, facts = {**kept, **own}, personal.both(facts, more)
         return facts, parts, kept
 
-    def _validate(self, _task: Task, sent: dict[str, Part]) -> Work:
-        begin = time.perf_counter()
-        network = make_network(self._plan, self._machine, sent["weights"].arrays)
-        prepared = time.perf_counter()
-        scores = quick_scores(self._plan, self._machine, network, self._hospital.part("validation"))
-        return ScoreFacts(scores=scores, seconds=_seconds(begin, prepared)), None, None
+    def _models(self, task: Task, sent: dict[str, Part]) -> tuple[Arrays, Arrays | None]:
+        """The model that was sent, as it is at this site, and the site's own whole model where it has one."""
+        keeps = personal.keeps_tensors(self._plan)
+        kept = self._answers.tensors(task, *personal.TENSORS) if keeps else {}
+        kept = {**kept, **self._answers.tuned(task)}
+        model = personal.whole_model(self._plan, self._machine, sent["weights"].arrays, kept)
+        return model, personal.own_model(kept) or None
 
-    def _test(self, _task: Task, sent: dict[str, Part]) -> Work:
-        begin = time.perf_counter()
-        network = make_network(self._plan, self._machine, sent["weights"].arrays)
+    def _validate(self, task: Task, sent: dict[str, Part]) -> Work:
+        begin, cases = time.perf_counter(), self._hospital.part("validation")
+        networks = [make_network(self._plan, self._machine, m) for m in self._models(task, sent) if m is not None]
         prepared = time.perf_counter()
-        book, parts = OverlayBook(self._plan), []
+        scores = [quick_scores(self._plan, self._machine, network, cases) for network in networks]
+        own = scores[1] if len(scores) > 1 else None
+        return ScoreFacts(scores=scores[0], personal=own, seconds=_seconds(begin, prepared)), None, None
+
+    def _share(self, task: Task, _sent: dict[str, Part]) -> Work:
+        if self._plan.private is None or self._plan.private.unseen != "mean":
+            raise SiteError("the plan does not let private tensors leave this site")
+        mine = personal.private_of(self._answers.tensors(task, *personal.TENSORS))
+        if not mine:
+            raise SiteError("this site has no private tensors: it has counted in no round")
+        weight = float(len(self._hospital.part("train")))
+        return ShareFacts(tensors=len(mine)), {"weights": Part(mine, weight)}, None
+
+    def _finetune(self, task: Task, sent: dict[str, Part]) -> Work:
+        begin, plan = time.perf_counter(), self._plan
+        if plan.finetune is None:
+            raise SiteError("the plan asks for no fine-tuning")
+        model, _ = self._models(task, sent)
+        tuning = Tuning(plan.finetune.steps, plan.finetune.rate_for(plan.training.optimiser.rate), task.first_update)
+        prepared, held_out, tell = time.perf_counter(), self._hospital.part("validation"), self._told("fine-tuning")
+        tuned = fine_tune(plan, self._machine, model, self._batches(), held_out, tuning, tell)
+        facts = TuneFacts(
+            kept=tuned.kept,
+            before=tuned.before,
+            after=tuned.after,
+            updates=tuned.updates,
+            samples=plan.finetune.steps * plan.training.batch,
+            seconds=_seconds(begin, prepared),
+        )
+        return facts, None, personal.as_own_model(tuned.model) if tuned.kept else None
+
+    def _test(self, task: Task, sent: dict[str, Part]) -> Work:
+        begin = time.perf_counter()
+        model, own = self._models(task, sent)
+        if self._plan.personal:
+            used = own or model
+            personal.write_model_folder(self._setting.folder, self._plan, used, {"round": task.round})
+        networks = [make_network(self._plan, self._machine, m) for m in (model, own) if m is not None]
+        prepared = time.perf_counter()
+        book = OverlayBook(self._plan)  # of the model that the site uses
+        scores = [self._test_scores(network, book if network is networks[-1] else None) for network in networks]
+        book.write(self._setting.folder / "overlays")
+        own_scores = scores[1] if len(scores) > 1 else None
+        return ScoreFacts(scores=scores[0], personal=own_scores, seconds=_seconds(begin, prepared)), None, None
+
+    def _test_scores(self, network: nn.Module, book: OverlayBook | None) -> Scores:
         tell, total = self._told("testing"), len(self._hospital.part("test"))
+        parts: list[Scores] = []
         for member in self._hospital.members:
             wanted = set(member.split.test)
             files = [case for case in member.dataset.cases if case.id in wanted]
             for scored in full_scores(self._plan, self._machine, network, member.dataset, files):
                 parts.append(scored.scores)
-                book.add(scored, member.dataset.spec.synthetic)
+                if book is not None:
+                    book.add(scored, member.dataset.spec.synthetic)
                 tell(len(parts), total)
-        book.write(self._setting.folder / "overlays")
-        return ScoreFacts(scores=merge_all(parts, Scores()), seconds=_seconds(begin, prepared)), None, None
+        return merge_all(parts, Scores())
 
     def _failed(self, task: Task, error: Exception) -> SiteFailed:
         """What may be told: our own words, or only the kind of error. Details stay in the site's log."""

@@ -6,15 +6,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from wardround.strategies.ditto import Ditto
 from wardround.strategies.fedavg import FedAvg
 from wardround.strategies.fednova import FedNova
 from wardround.strategies.fedopt import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from wardround.strategies.fedprox import FedProx
+from wardround.strategies.fedval import FedVal
 from wardround.strategies.qfedavg import QFedAvg
 from wardround.strategies.scaffold import Scaffold
 
 AnyStrategy = Annotated[
-    FedAvg | FedProx | Scaffold | FedNova | FedAvgM | FedAdagrad | FedAdam | FedYogi | QFedAvg,
+    FedAvg | FedProx | Scaffold | FedNova | FedAvgM | FedAdagrad | FedAdam | FedYogi | QFedAvg | Ditto | FedVal,
     Field(discriminator="name"),
 ]
-STRATEGIES = (FedAvg, FedProx, Scaffold, FedNova, FedAvgM, FedAdagrad, FedAdam, FedYogi, QFedAvg)
+STRATEGIES = (FedAvg, FedProx, Scaffold, FedNova, FedAvgM, FedAdagrad, FedAdam, FedYogi, QFedAvg, Ditto, FedVal)

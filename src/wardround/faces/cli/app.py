@@ -14,6 +14,7 @@ from rich.console import Console
 
 from wardround import __version__
 from wardround.core.errors import WardRoundError
+from wardround.faces.cli.adapt import adapt
 from wardround.faces.cli.check import check
 from wardround.faces.cli.compare import compare
 from wardround.faces.cli.coordinator import coordinator_app
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, check, run, resume, compare, evaluate, predict, report, purge):
+for command in (demo, check, run, resume, compare, evaluate, predict, adapt, report, purge):
     app.command()(command)
 app.add_typer(plan_app, name="plan")
 app.add_typer(coordinator_app, name="coordinator")

@@ -54,7 +54,7 @@ def submitted_words(plan: Plan, submitted: Submitted, directory: Path) -> str:
         "What leaves a site",
         *(f"  - {words}" for words in leaves(plan.model_dump(mode="json"), 4 * numbers)),
         "What never leaves a site",
-        *(f"  - {words}" for words in stays()),
+        *(f"  - {words}" for words in stays(plan.model_dump(mode="json"))),
         "",
         *(f"note    {printable(note)}" for note in submitted.notes),
         f"digest  {submitted.plan}",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from wardround.networks.names import tensor_roles
 from wardround.planning.plan import Plan, load_plan
 
 plan_app = typer.Typer(help="Check a plan, or print the schema of plans.", no_args_is_help=True)
@@ -32,6 +33,12 @@ def check_plan(
     print(f"model   {loaded.network.name}, {loaded.task.dimensions}D, {', '.join(loaded.task.modalities)}"
           f" -> {', '.join(loaded.task.labels)}")  # fmt: skip
     print(f"work    up to {loaded.rounds.limit} rounds x {loaded.training.steps} steps, {loaded.strategy.name}")
+    if loaded.private is not None:
+        names = loaded.private_tensors
+        print(f"private {len(names)} of {len(tensor_roles(loaded.network))} tensors never leave a site "
+              f"({', '.join(loaded.private.tensors)}; where a site has none: {loaded.private.unseen}):")  # fmt: skip
+        for name in names:
+            print(f"        {name}")
 
 
 @plan_app.command("schema")

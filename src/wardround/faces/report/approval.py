@@ -114,7 +114,7 @@ def collect_approval(request: Request, plan: Plan, here: Here) -> Approval:
             f"round and {size(most)} in the whole run; an interrupted transfer goes on where it stopped."
         ),
         notes=tuple(filter(None, (more_leaves(json), who_sees(json)))),
-        kept=(*stays(), *_private(plan)),
+        kept=(*stays(json), *_private(plan)),
         here=here,
         warnings=_warnings(request, here),
     )

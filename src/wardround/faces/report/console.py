@@ -8,6 +8,7 @@ from rich.text import Text
 
 from wardround.core.rundir import RunDir
 from wardround.faces.report.collect import collect, synthetic_sites
+from wardround.faces.report.personal import Personal, personal
 from wardround.faces.report.results import Results, results
 from wardround.faces.report.shown import decimal, percent, signed, whole
 
@@ -25,6 +26,8 @@ def print_summary(run: RunDir, console: Console) -> None:
         return
     made_up = " (SYNTHETIC data)" if synthetic_sites(material) is not None else ""
     console.print(_scores(shown, material.label, made_up))
+    if own := personal(material):
+        console.print(_personal(own))
     if shown.work:
         console.print(_work(shown))
     for words in _verdict(shown, material.label):
@@ -51,6 +54,15 @@ def _scores(shown: Results, label: str, made_up: str) -> Table:
         cells += [decimal(row.federated.lesion_f1)] if shown.has_lesions else []
         cells.append(decimal(row.federated.hd95, 1))
         table.add_row(Text(row.site), *cells)
+    return table
+
+
+def _personal(rows: list[Personal]) -> Table:
+    table = Table(title="The sites' own models, Dice on the same test cases", title_justify="left")
+    for name in ("Site", "Shared", "Own", "Local-only", "Fine-tuning"):
+        table.add_column(name, justify="left" if name in ("Site", "Fine-tuning") else "right")
+    for row in rows:
+        table.add_row(Text(row.site), decimal(row.shared), decimal(row.own), decimal(row.local), row.note or "none")
     return table
 
 

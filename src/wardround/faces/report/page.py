@@ -18,6 +18,7 @@ from wardround.faces.report import attendance, sites
 from wardround.faces.report.bars import stacked
 from wardround.faces.report.collect import Material, at, collect, synthetic_sites
 from wardround.faces.report.frame import environment, framed
+from wardround.faces.report.personal import personal
 from wardround.faces.report.pictures import pictures
 from wardround.faces.report.results import results, skipped_words
 from wardround.faces.report.rounds import both_curves
@@ -72,6 +73,7 @@ def _context(material: Material) -> dict[str, Any]:
         "synthetic": synthetic_sites(material),
         "words": plan_words(material.plan, len(names), clock.up_each),
         "results": results(material),
+        "personal": personal(material),
         "curve": both_curves(material),
         "lacking": sites.lacking(material),
         "groups": sites.groups(material),

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from wardround.core.scores import LabelScores, LesionCounts
 from wardround.faces.report import bars
 from wardround.faces.report.collect import Arm, Material
+from wardround.faces.report.personal import personal_remarks
 from wardround.faces.report.shown import counted, listed, ranges, whole
 from wardround.faces.report.table import FEW, Row, Verdict, table, verdict
 
@@ -137,7 +138,7 @@ def _remarks(material: Material, sites: Sequence[Row]) -> list[str]:
         there = sum(v is not None for v in values)
         if 0 < there < len(values):
             remarks.append(f"The {name.lower()} mean covers {there} of {len(values)} sites.")
-    return remarks
+    return [*remarks, *personal_remarks(material)]
 
 
 def skipped_words(material: Material) -> str:

@@ -76,6 +76,22 @@ def _qfedavg(settings: Json, _: str) -> str:
     )
 
 
+def _ditto(settings: Json, average: str) -> str:
+    return (
+        f"The new model is {average}. Beside it each site trains a model of its own, in as many steps again, which "
+        f"is held near the shared one and which the site uses (Ditto, λ = {settings.get('strength')})."
+    )
+
+
+def _fedval(settings: Json, _: str) -> str:
+    better = "worse" if settings.get("power", 1) < 0 else "better"
+    return (
+        "The new model is the average of the sites’ models, weighted by their numbers of training cases and by how "
+        f"well each does on its own validation cases: {better} counts for more, up to {settings.get('bound')} times, "
+        "and no site for less than the inverse (validation-weighted averaging)."
+    )
+
+
 _ADAPTIVE = "with a step of its own for every parameter"
 _SAID: Mapping[str, Callable[[Json, str], str]] = {
     "fedavg": _fedavg,
@@ -87,6 +103,8 @@ _SAID: Mapping[str, Callable[[Json, str], str]] = {
     "fedadam": _server("FedAdam", _ADAPTIVE),
     "fedyogi": _server("FedYogi", _ADAPTIVE),
     "qfedavg": _qfedavg,
+    "ditto": _ditto,
+    "fedval": _fedval,
 }
 _MORE = {
     "scaffold": "Each round too: the change of the site's control variate, which is its mean gradient: as many numbers "
@@ -94,4 +112,5 @@ _MORE = {
     "fednova": "Each round too: one number, how far the steps that were taken could move the model.",
     "qfedavg": "Each round too: two numbers, from which the loss of the received model on the site's training cases "
     "and the size of its change can be worked out.",
+    "fedval": "Each round too: one number, the mean Dice of the trained model on the site's validation cases.",
 }

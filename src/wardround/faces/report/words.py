@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wardround.faces.report.collect import at
+from wardround.faces.report.personal_words import end_words, kept_words, once_words, unseen_words
 from wardround.faces.report.shown import counted, listed, size, whole
 from wardround.faces.report.strategy_words import more_leaves, strategy_words
 
@@ -55,7 +56,7 @@ def plan_words(plan: Json, sites: int | None = None, model_bytes: float | None =
         Topic("What happens each round", _round(plan)),
         Topic("How long it goes on", _length(plan, sites)),
         Topic("What leaves a site", leaves(plan, model_bytes), points=True),
-        Topic("What never leaves a site", stays()),
+        Topic("What never leaves a site", stays(plan)),
         Topic("How images are prepared", _prepared(plan)),
         Topic("How the model is judged", _judged(plan)),
     ]
@@ -124,18 +125,21 @@ def _length(plan: Json, sites: int | None) -> tuple[str, ...]:
     if at(plan, "study.ends"):
         ends = str(at(plan, "study.ends")).replace("-", "\u2011")  # a date does not break at the end of a line
         sentences.append(f"The study ends on {ends}.")
-    return tuple(sentences)
+    return (*sentences, *end_words(plan))
 
 
 def leaves(plan: Json, model_bytes: float | None = None) -> tuple[str, ...]:
     """What a site sends, how often and how big."""
     big = f" (about {size(model_bytes)})" if model_bytes else ""
+    rest = ", without those that each site keeps for itself" if at(plan, "private.tensors") else ""
     sentences = [
         "Once: a description of the data in sums (numbers of cases and subjects, what was left out by reason, voxel "
         "sizes, image sizes, mean intensities, a histogram of label volumes, the kind of computer).",
-        f"Each round: the trained weights{big}, the number of training cases and steps, the mean loss and timings.",
+        f"Each round: the trained weights{big}{rest}, the number of training cases and steps, the mean loss and "
+        "timings.",
         more_leaves(plan),
         "Each time the model is scored, and once on the test cases at the end: sums over cases of the metrics.",
+        *once_words(plan),
         who_sees(plan),
     ]
     return tuple(filter(None, sentences))
@@ -151,9 +155,10 @@ def who_sees(plan: Json) -> str:
     )
 
 
-def stays() -> tuple[str, ...]:
-    """What no plan can make a site send."""
-    return ("Images, label maps, predictions, file names, case names and the texts inside image files.",)
+def stays(plan: Json) -> tuple[str, ...]:
+    """What no plan can make a site send, and what this one leaves there."""
+    always = "Images, label maps, predictions, file names, case names and the texts inside image files."
+    return (always, *kept_words(plan))
 
 
 def _prepared(plan: Json) -> tuple[str, ...]:
@@ -183,6 +188,7 @@ def _judged(plan: Json) -> tuple[str, ...]:
         f"Each site deals its subjects into {folds} parts: one is for testing (part {at(plan, 'evaluation.fold', 0)}), "
         "the next for validation, the rest for training. A site with fewer subjects has one part a subject.",
         "The model is chosen on validation cases; nothing is ever chosen on test cases.",
+        *unseen_words(plan),
     )
 
 
