@@ -8,7 +8,7 @@ import pytest
 
 from wardround.networks.build import build, exchange
 from wardround.networks.catalog import AttentionUNet, NetworkSettings, UNet, UNetPlusPlus
-from wardround.networks.sizes import count_numbers, count_tensors
+from wardround.networks.sizes import tensor_numbers
 
 SETTINGS: list[tuple[dict[str, Any], int]] = [
     ({}, 3),
@@ -24,5 +24,5 @@ SETTINGS: list[tuple[dict[str, Any], int]] = [
 def test_counted_as_built(family: type[NetworkSettings], changes: dict[str, Any], dimensions: int) -> None:
     settings = family(**changes)
     built = exchange(build(settings, dimensions, channels_in=2, classes=3))
-    assert count_numbers(settings, dimensions, 2, 3) == sum(array.size for array in built.values())
-    assert count_tensors(settings) == len(built)
+    numbers = tensor_numbers(settings, dimensions, 2, 3)
+    assert list(numbers.items()) == [(name, array.size) for name, array in built.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from consent_place import DIGEST, PLAN, Place, task
@@ -101,3 +102,44 @@ def test_a_study_that_ended_asks_nothing(place: Place) -> None:
     assert place.consents.permission(plan, asked).allowed, "its last day"
     place.now = datetime(2025, 3, 6, 0, 0)
     assert "ended" in place.consents.permission(plan, asked).detail
+
+
+@pytest.mark.parametrize(
+    ("sections", "verbs"),
+    [
+        ({}, set()),
+        ({"private": {"tensors": ["norm"], "unseen": "initial"}}, set()),
+        ({"private": {"tensors": ["norm"], "unseen": "mean"}}, {"share"}),
+        ({"finetune": {"steps": 2}}, {"finetune"}),
+        ({"strategy": {"name": "ditto"}}, set()),
+    ],
+)
+def test_what_comes_after_the_last_round_is_asked_only_where_the_plan_says_so(
+    place: Place, sections: dict[str, Any], verbs: set[str]
+) -> None:
+    plan = make_plan(rounds={"limit": 4}, **sections)
+    place.approve(plan)
+    digest = plan.digest()
+    found = {verb for verb in ("share", "finetune") if place.consents.permission(plan, task(verb, 2, digest)).allowed}
+    assert found == verbs
+    for verb, number in (("share", 0), ("share", 5), ("finetune", 0), ("finetune", 5), ("share", 1), ("finetune", 1)):
+        allowed = place.consents.permission(plan, task(verb, number, digest)).allowed
+        assert not allowed, (verb, number)
+
+
+def test_nothing_is_trained_after_what_comes_last(place: Place) -> None:
+    """So private tensors leave after the last round and not before, though only the coordinator knows which it is."""
+    plan = make_plan(rounds={"limit": 4}, private={"tensors": ["norm"], "unseen": "mean"})
+    place.approve(plan)
+
+    def allowed(verb: str, number: int) -> bool:
+        return place.open().permission(plan, task(verb, number, plan.digest())).allowed
+
+    assert allowed("train", 2)
+    assert allowed("share", 2)
+    assert allowed("share", 2), "the same question again"
+    assert allowed("test", 2)
+    assert allowed("train", 1), "a coordinator that was restored from a backup asks again"
+    assert allowed("validate", 2)
+    for verb, number in (("train", 2), ("validate", 3), ("share", 1), ("share", 3), ("test", 3)):
+        assert not allowed(verb, number), (verb, number)

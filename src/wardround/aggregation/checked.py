@@ -18,10 +18,8 @@ from wardround.aggregation.checks import Verdict, check_forms, judge
 from wardround.aggregation.contributions import Contribution, Folded, Group, opened
 from wardround.core.contracts import Aggregate, Aggregation, Alert, Ask, Lost
 from wardround.core.errors import WardRoundError
-from wardround.core.messages import Answer, SiteFailed, Task
+from wardround.core.messages import ANSWERS, Answer, SiteFailed, Task
 from wardround.core.weights import Part
-
-CONTRIBUTING = ("init", "train", "share")  # verbs whose answers bring tensors to fold
 
 
 @dataclass
@@ -65,7 +63,7 @@ class Checked(Aggregation):
         begin = time.perf_counter()
         here = _gather(ask, task, tensors, sites)
         arrived = time.perf_counter()
-        contributing = task.verb in CONTRIBUTING
+        contributing = ANSWERS[task.verb].tensors
         least, why = self.least(len(sites)) if contributing else (1, "")
         if least <= quorum:
             least, why = quorum, ""

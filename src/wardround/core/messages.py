@@ -6,6 +6,7 @@ SHA-256 the message names.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -128,6 +129,26 @@ class TuneFacts(Frozen):
 Facts = Annotated[
     SiteSummary | InitFacts | TrainFacts | ScoreFacts | ShareFacts | TuneFacts, Field(discriminator="kind")
 ]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an answer to a verb holds: which facts, and whether tensors come with them."""
+
+    facts: type[SiteSummary | InitFacts | TrainFacts | ScoreFacts | ShareFacts | TuneFacts]
+    tensors: bool = False
+
+
+ANSWERS: Mapping[Verb, Expected] = {
+    "describe": Expected(SiteSummary),
+    "init": Expected(InitFacts, tensors=True),
+    "train": Expected(TrainFacts, tensors=True),
+    "validate": Expected(ScoreFacts),
+    "share": Expected(ShareFacts, tensors=True),
+    "finetune": Expected(TuneFacts),
+    "test": Expected(ScoreFacts),
+}
+AFTER: tuple[Verb, ...] = ("share", "finetune", "test")  # once each at most, after the last round, in this order
 
 
 class Reply(Frozen):

@@ -7,39 +7,41 @@ the built networks.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
-from wardround.networks.catalog import AttentionUNet, Network, NetworkSettings, UNetPlusPlus
+from wardround.networks.catalog import AttentionUNet, Network, UNetPlusPlus
+
+Numbers = Iterator[tuple[str, int]]
 
 
-def count_numbers(settings: NetworkSettings, dimensions: int, channels_in: int, classes: int) -> int:
-    """All numbers of `wardround.networks.build.exchange`: parameters, and running statistics of batch norm.
+def tensor_numbers(settings: Network, dimensions: int, channels_in: int, classes: int) -> dict[str, int]:
+    """How many numbers each tensor of `wardround.networks.build.exchange` has, by name, in the module's order.
+
+    These are parameters, and running statistics of batch norm.
 
     Raises:
         ValueError: strides for other axes than ``dimensions``.
     """
-    sizes = _Sizes(settings, dimensions)
+    return dict(_all(_Sizes(settings, dimensions), settings, channels_in, classes))
+
+
+def _all(sizes: _Sizes, settings: Network, channels_in: int, classes: int) -> Numbers:
     features, depth = settings.features, settings.levels - 1
-    total = sum(sizes.block(a, b) for a, b in zip((channels_in, *features), features, strict=False))
-    if isinstance(settings, UNetPlusPlus):
-        heads = [features[0]] * depth
-        total += sum(sizes.up_block(i, skips=j) for j in range(1, depth + 1) for i in range(depth - j + 1))
+    for level, (before, after) in enumerate(zip((channels_in, *features), features, strict=False)):
+        yield from sizes.block(f"encoder.{level}", before, after)
+    nested = isinstance(settings, UNetPlusPlus)
+    for head in range(depth if settings.deep_supervision else 1):
+        yield from _layer(f"heads.{head}", (features[0] if nested else features[head]) * classes, classes)
+    if nested:
+        for j in range(1, depth + 1):
+            for i in range(depth - j + 1):
+                yield from sizes.up_block(f"nodes.{i}_{j}", i, skips=j)
     else:
-        heads = list(features[:depth])
-        total += sum(sizes.up_block(level, skips=1) for level in range(depth))
+        for level in range(depth):
+            yield from sizes.up_block(f"decoder.{level}", level, skips=1)
     if isinstance(settings, AttentionUNet):
-        total += sum(sizes.gate(level) for level in range(1, depth))
-    used = heads if settings.deep_supervision else heads[:1]
-    return total + sum((width + 1) * classes for width in used)
-
-
-def count_tensors(settings: NetworkSettings) -> int:
-    """In how many named tensors those numbers are."""
-    depth = settings.levels - 1
-    ups = depth * (depth + 1) // 2 if isinstance(settings, UNetPlusPlus) else depth
-    gates = depth - 1 if isinstance(settings, AttentionUNet) else 0
-    heads = depth if settings.deep_supervision else 1
-    norm = 4 if settings.norm == "batch" else 2
-    return (settings.levels + ups) * (2 + 2 * norm) + 2 * ups + 5 * gates + 2 * heads
+        for level in range(1, depth):
+            yield from sizes.gate(f"gates.{level - 1}", level)
 
 
 class _Sizes:
@@ -49,20 +51,30 @@ class _Sizes:
         self._features = settings.features
         self._taps = math.prod([settings.kernel] * dimensions)
         self._windows = [math.prod(stride) for stride in settings.strides_for(dimensions)]
-        self._norm = 4 if settings.norm == "batch" else 2  # numbers a channel
+        self._norms = ("weight", "bias", *(("running_mean", "running_var") if settings.norm == "batch" else ()))
 
-    def block(self, before: int, after: int) -> int:
+    def block(self, name: str, before: int, after: int) -> Numbers:
         """Two convolutions without bias, each with its norm."""
-        return (before + after) * after * self._taps + 2 * self._norm * after
+        for number, width in ((1, before), (2, after)):
+            yield f"{name}.conv{number}.weight", width * after * self._taps
+            for one in self._norms:
+                yield f"{name}.norm{number}.{one}", after
 
-    def up_block(self, level: int, skips: int) -> int:
+    def up_block(self, name: str, level: int, skips: int) -> Numbers:
         """An up-convolution to a level's width, and the block that takes it with the skips."""
         width = self._features[level]
-        up = (self._features[level + 1] * self._windows[level] + 1) * width
-        return up + self.block((skips + 1) * width, width)
+        yield from _layer(f"{name}.up", self._features[level + 1] * self._windows[level] * width, width)
+        yield from self.block(f"{name}.block", (skips + 1) * width, width)
 
-    def gate(self, level: int) -> int:
+    def gate(self, name: str, level: int) -> Numbers:
         """The attention gate on the skip of a level."""
         skip, coarse = self._features[level], self._features[level + 1]
         inner = max(1, skip // 2)
-        return skip * inner * self._windows[level] + (coarse + 1) * inner + inner + 1
+        yield f"{name}.skip.weight", skip * inner * self._windows[level]
+        yield from _layer(f"{name}.signal", coarse * inner, inner)
+        yield from _layer(f"{name}.psi", inner, 1)
+
+
+def _layer(name: str, weights: int, biases: int) -> Numbers:
+    yield f"{name}.weight", weights
+    yield f"{name}.bias", biases

@@ -15,8 +15,9 @@ from pathlib import Path
 from wardround import __version__
 from wardround.core.audit import AuditLog
 from wardround.core.errors import Fault, InputError, SiteError, WardRoundError
-from wardround.core.messages import FailureKind, Reply, Task
+from wardround.core.messages import AFTER, FailureKind, Reply, Task
 from wardround.planning.plan import Plan
+from wardround.site.announced import announces
 from wardround.site.decisions import Decision, Desk, Standing
 from wardround.site.identity import DatasetWatch, Identity, compare_identities
 from wardround.site.outgoing import bytes_a_round
@@ -220,22 +221,18 @@ class Consents:
 
     def _beyond(self, plan: Plan, digest: str, task: Task) -> str | None:
         """Why a task is not among those that the approved plan announced; None: it is."""
-        limit, every, number = plan.rounds.limit, plan.evaluation.every, task.round
-        announced = {
-            "describe": number == 0,
-            "init": number == 0,
-            "train": number < limit,
-            "validate": 1 <= number <= limit and (number % every == 0 or number == limit),
-            "test": number <= limit,
-        }
+        number = task.round
         if task.plan != digest:
             return "the task belongs to another plan"
         if plan.study.ends is not None and self._clock().date() > plan.study.ends:
             return f"the study ended on {plan.study.ends}"
-        if task.step != 0 or not announced[task.verb]:
+        if task.step != 0 or not announces(plan, task.verb, number):
             return f"the plan announces no {task.verb} in round {number}, step {task.step}"
-        if task.verb == "test" and (tested := self.desk.tested(digest, number)) != number:
-            return f"the model is tested once, and was in round {tested}"
+        ended = self.desk.ended(digest)
+        if ended is None and task.verb in AFTER:
+            self.desk.end(digest, number)
+        elif ended is not None and (number != ended if task.verb in AFTER else number + (task.verb == "train") > ended):
+            return f"{task.verb} in round {number}: what comes after the last round was asked in round {ended}"
         return None
 
     def _objected(self, digest: str, objections: list[Objection]) -> Permission:

@@ -5,7 +5,7 @@
     requests/<digest>.json          the plan, canonical JSON
     approvals/<digest>.json         the last decision about it
     approvals/<digest>.cases.json   keyed digests of the cases as they were approved
-    approvals/<digest>.tested       the round of the one test that the plan has
+    approvals/<digest>.ended        the round after which the site was asked for what comes last
 """
 
 from __future__ import annotations
@@ -142,16 +142,19 @@ class Desk:
             return None
         return identity if identity.digest == decision.dataset else None
 
-    def tested(self, digest: str, asked: int) -> int:
-        """The round in which this plan's model is tested: the first that was asked for."""
-        path = self._approval(digest, ".tested")
+    def ended(self, digest: str) -> int | None:
+        """The last round of a plan's run; None while nothing was asked that comes after it."""
+        path = self._approval(digest, ".ended")
         try:
             return int(path.read_text(encoding="ascii"))
         except FileNotFoundError:
-            write_private(path, str(asked).encode())
-            return asked
+            return None
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} is damaged: it said in which round the model was tested") from error
+            raise InputError(f"{path} is damaged: it said which round was the last") from error
+
+    def end(self, digest: str, number: int) -> None:
+        """Remember the last round; there is one."""
+        write_private(self._approval(digest, ".ended"), str(number).encode())
 
     def _request(self, digest: str) -> Path:
         return self._requests / f"{_named(digest)}.json"

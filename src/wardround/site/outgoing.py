@@ -7,16 +7,31 @@ this table; `Consents.permission` lets no task exceed its "how often".
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from wardround.core.messages import InitFacts, Reply, ScoreFacts, Seconds, SiteSummary, TrainFacts, Verb
+from wardround.core.messages import (
+    AFTER,
+    Facts,
+    InitFacts,
+    Reply,
+    ScoreFacts,
+    Seconds,
+    ShareFacts,
+    SiteSummary,
+    TrainFacts,
+    TuneFacts,
+    Verb,
+)
 from wardround.core.scores import LabelScores, LesionCounts, Scores
 from wardround.core.stats import Histogram, Moments
 from wardround.data.findings import CODES
-from wardround.networks.sizes import count_numbers, count_tensors
+from wardround.networks.sizes import tensor_numbers
 from wardround.planning.plan import Plan
+from wardround.site.announced import shares
 
+ONCE = "once, after the last round"
 LONG, MANY = 0.12345678901234567, 10**6
 BYTES_A_NUMBER = {"fp32": 4, "bf16": 2, "int8": 1}
 TENSOR_HEADER = 120  # bytes that a safetensors file spends on a tensor's name, shape and place, at most about
@@ -41,11 +56,9 @@ class Outgoing:
 
 def outgoing(plan: Plan) -> list[Outgoing]:
     """All that leaves for this plan, in the order in which it is first sent."""
-    weights = tensor_bytes(plan, getattr(getattr(plan, "transfer", None), "up", "fp32"))
-    rounds, scored = plan.rounds.limit, times(plan, "validate")
-    more = (
-        [("The change of the control variate (its mean gradient)", weights)] if plan.strategy.name == "scaffold" else []
-    )
+    rounds, scored, every = plan.rounds.limit, times(plan, "validate"), "after each round of training"
+    first = tensor_bytes(plan) + message_bytes(plan, "init")
+    when_scored = "after each round" if plan.evaluation.every == 1 else f"after every {plan.evaluation.every} rounds"
     return [
         Outgoing("describe", "A description of the data in sums", "once", 1, message_bytes(plan, "describe")),
         Outgoing(
@@ -53,30 +66,48 @@ def outgoing(plan: Plan) -> list[Outgoing]:
             "First weights, drawn at random before any image was seen",
             "once, if this site is the one that is asked",
             1,
-            tensor_bytes(plan) + message_bytes(plan, "init"),
+            first,
             tensors=True,
         ),
-        Outgoing("train", "The trained weights", "after each round of training", rounds, weights, tensors=True),
-        *(
-            Outgoing("train", what, "after each round of training", rounds, size, tensors=True)
-            for what, size in more
-        ),
+        *(Outgoing("train", what, every, rounds, size, tensors=True) for what, size in _contributed(plan)),
         Outgoing(
             "train",
             "Numbers of training cases and steps, mean loss, learning rate, seconds",
-            "after each round of training",
+            every,
             rounds,
             message_bytes(plan, "train"),
         ),
         Outgoing(
-            "validate",
-            "Scores on the validation cases, in sums",
-            "after each round" if plan.evaluation.every == 1 else f"after every {plan.evaluation.every} rounds",
-            scored,
-            message_bytes(plan, "validate"),
+            "validate", "Scores on the validation cases, in sums", when_scored, scored, message_bytes(plan, "validate")
         ),
+        *_at_the_end(plan),
         Outgoing("test", "Scores on the test cases, in sums", "once, at the end", 1, message_bytes(plan, "test")),
     ]  # fmt: skip
+
+
+def _contributed(plan: Plan) -> list[tuple[str, int]]:
+    """The tensors of a round of training: what they are, and bytes."""
+    weights = tensor_bytes(plan, getattr(getattr(plan, "transfer", None), "up", "fp32"), without=plan.private_tensors)
+    rest = ", without the private tensors, which stay here" if plan.private else ""
+    more = {
+        "scaffold": ("The change of the control variate (its mean gradient)", weights),
+        "fednova": ("How far the steps that were taken could move the model", _numbers(1)),
+        "qfedavg": ("Loss of the received model, and the size of the change", _numbers(2)),
+        "fedval": ("Mean Dice of the trained model on the validation cases", _numbers(2)),
+    }.get(plan.strategy.name)
+    return [(f"The trained weights{rest}", weights), *([more] if more else [])]
+
+
+def _at_the_end(plan: Plan) -> list[Outgoing]:
+    found = []
+    if shares(plan):
+        what = "The private tensors, which stay here while it trains, to be averaged for sites that did not take part"
+        size = private_bytes(plan) + message_bytes(plan, "share")
+        found.append(Outgoing("share", what, ONCE, 1, size, tensors=True))
+    if plan.finetune is not None:
+        what = "Whether fine-tuning was kept; mean Dice on the validation cases before and after it"
+        found.append(Outgoing("finetune", what, ONCE, 1, message_bytes(plan, "finetune")))
+    return found
 
 
 def times(plan: Plan, verb: Verb) -> int:
@@ -90,22 +121,59 @@ def times(plan: Plan, verb: Verb) -> int:
 
 def bytes_a_round(plan: Plan) -> int:
     """The most that leaves in one round."""
-    return sum(part.bytes_each for part in outgoing(plan) if part.verb in ("train", "validate"))
+    rows = outgoing(plan)
+    return max(sum(row.bytes_each for row in rows if row.verb in verbs) for verbs in (("train", "validate"), AFTER))
 
 
-def tensor_bytes(plan: Plan, kind: str = "fp32") -> int:
+def tensor_bytes(plan: Plan, kind: str = "fp32", without: Collection[str] = ()) -> int:
     """About how many bytes the weights have in an encoding of the plan's transfer section."""
-    return BYTES_A_NUMBER[kind] * model_numbers(plan) + TENSOR_HEADER * count_tensors(plan.network)
+    return _tensors({name: n for name, n in _model(plan).items() if name not in without}, kind)
+
+
+def private_bytes(plan: Plan) -> int:
+    """About how many bytes the plan's private tensors have."""
+    return _tensors(_private(plan), "fp32")
+
+
+def private_numbers(plan: Plan) -> int:
+    """How many numbers of the model are private tensors."""
+    return sum(_private(plan).values())
 
 
 def model_numbers(plan: Plan) -> int:
     """How many numbers the model has."""
-    return count_numbers(plan.network, plan.task.dimensions, len(plan.task.modalities), plan.classes)
+    return sum(_model(plan).values())
+
+
+def _model(plan: Plan) -> dict[str, int]:
+    return tensor_numbers(plan.network, plan.task.dimensions, len(plan.task.modalities), plan.classes)
+
+
+def _private(plan: Plan) -> dict[str, int]:
+    return {name: n for name, n in _model(plan).items() if name in plan.private_tensors}
+
+
+def _tensors(numbers: Mapping[str, int], kind: str) -> int:
+    return BYTES_A_NUMBER[kind] * sum(numbers.values()) + TENSOR_HEADER * len(numbers)
+
+
+def _numbers(count: int) -> int:
+    return 8 * count + TENSOR_HEADER
 
 
 def message_bytes(plan: Plan, verb: Verb) -> int:
     """About how many bytes the message of an answer has."""
-    facts = {"describe": _summary, "train": _training, "validate": _scores, "test": _scores}.get(verb, _first)(plan)
+    own = plan.strategy.companion() is not None
+    longest: Mapping[Verb, Facts] = {
+        "describe": _summary(plan),
+        "init": InitFacts(parameters=MANY),
+        "train": _training(own),
+        "validate": _scores(plan, own),
+        "share": ShareFacts(tensors=MANY),
+        "finetune": _tuning(),
+        "test": _scores(plan, own or plan.finetune is not None),
+    }
+    facts = longest[verb]
     reply = Reply(task=f"{'0' * 64}:{MANY}:{verb}:0", site="s" * 16, facts=facts, tensors="0" * 64, size=10**9)
     return len(reply.model_dump_json())
 
@@ -122,19 +190,23 @@ def _summary(plan: Plan) -> SiteSummary:
         intensity={name: _moments() for name in plan.task.modalities},
         volume=dict.fromkeys(plan.task.labels, histogram),
         present=dict.fromkeys(plan.task.labels, MANY),
+        lacks=dict.fromkeys(plan.task.optional, MANY),
+        largest_batch=MANY,
         software="0.0.0",
     )
 
 
-def _first(_plan: Plan) -> InitFacts:
-    return InitFacts(parameters=MANY)
+def _training(own: bool) -> TrainFacts:
+    more = MANY if own else 0
+    facts = TrainFacts(cases=MANY, updates=MANY, samples=MANY, loss=LONG, rate=LONG, seconds=_seconds())
+    return facts.model_copy(update={"personal_updates": more})
 
 
-def _training(_plan: Plan) -> TrainFacts:
-    return TrainFacts(cases=MANY, updates=MANY, samples=MANY, loss=LONG, rate=LONG, seconds=_seconds())
+def _tuning() -> TuneFacts:
+    return TuneFacts(kept=False, before=LONG, after=LONG, updates=MANY, samples=MANY, seconds=_seconds())
 
 
-def _scores(plan: Plan) -> ScoreFacts:
+def _scores(plan: Plan, own: bool) -> ScoreFacts:
     labels = {}
     for name in plan.task.labels:
         counts = LesionCounts(found=MANY, missed=MANY, true=MANY, false=MANY) if name in plan.task.lesions else None
@@ -142,7 +214,8 @@ def _scores(plan: Plan) -> ScoreFacts:
             ("dice", "hd95", "surface_dice", "volume_difference", "absolute_volume_difference"), _moments()
         )
         labels[name] = LabelScores(**moments, lesions=counts)
-    return ScoreFacts(scores=Scores(cases=MANY, labels=labels), seconds=_seconds())
+    scores = Scores(cases=MANY, labels=labels)
+    return ScoreFacts(scores=scores, personal=scores if own else None, seconds=_seconds())
 
 
 @cache

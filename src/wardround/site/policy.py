@@ -26,8 +26,10 @@ DEFAULT = """\
 wardround: 1 # format of this file
 
 # What may be asked: describe (numbers of cases, image sizes and the like, in sums), init (first weights,
-# drawn at random), train, validate, test. What is not listed is refused.
-tasks: [describe, init, train, validate, test]
+# drawn at random), train, validate, and after the last round share (tensors that stayed here until then, for
+# their mean, in plans that say so), finetune (train the model on for this hospital alone), test. What is not
+# listed is refused.
+tasks: [describe, init, train, validate, share, finetune, test]
 
 # Refuse to train on fewer cases than this. With one case the weights would be those of one patient.
 minimum_training_cases: 2

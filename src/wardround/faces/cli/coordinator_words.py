@@ -7,10 +7,10 @@ from pathlib import Path
 from wardround import __version__
 from wardround.faces.cli.site_log import printable
 from wardround.faces.report.words import leaves, stays
-from wardround.networks.sizes import count_numbers
 from wardround.planning.plan import Plan
 from wardround.runtimes.https.people_wire import Invite, Submitted
 from wardround.runtimes.https.transport import needed
+from wardround.site.outgoing import model_numbers, private_numbers
 
 SERIES = ".".join(__version__.split("+")[0].split(".")[:2])
 
@@ -46,7 +46,7 @@ def _to_run(asked: Invite) -> list[str]:
 def submitted_words(plan: Plan, submitted: Submitted, directory: Path) -> str:
     """Who is asked, what would leave them, the digest, and what comes next."""
     sites = submitted.sites
-    numbers = count_numbers(plan.network, plan.task.dimensions, len(plan.task.modalities), plan.classes)
+    numbers = model_numbers(plan) - private_numbers(plan)
     lines = [
         f"{printable(plan.study.title)}: waits for approval at {', '.join(sites)}",
         f"It begins when {needed(plan, len(sites))} of {len(sites)} have approved.",

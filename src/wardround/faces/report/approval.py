@@ -14,12 +14,13 @@ from markupsafe import Markup, escape
 from wardround import __version__
 from wardround.faces.report.collect import at
 from wardround.faces.report.frame import environment, framed
+from wardround.faces.report.personal_words import once_words
 from wardround.faces.report.shown import counted, size, whole
 from wardround.faces.report.strategy_words import more_leaves
 from wardround.faces.report.words import NETWORKS, Topic, plan_words, stays, who_sees
 from wardround.planning.plan import Plan
 from wardround.site.consent import Request
-from wardround.site.outgoing import bytes_a_round, model_numbers, outgoing
+from wardround.site.outgoing import bytes_a_round, model_numbers, outgoing, private_numbers
 from wardround.site.policy import Objection
 from wardround.site.private_files import write_private
 
@@ -109,11 +110,8 @@ def collect_approval(request: Request, plan: Plan, here: Here) -> Approval:
         sent=tuple(
             Sent(row.what, row.when, whole(row.times), size(row.bytes_each), size(row.total or 0)) for row in rows
         ),
-        sums=(
-            f"The model has {whole(model_numbers(plan))} numbers. At most about {size(bytes_a_round(plan))} leave in a "
-            f"round and {size(most)} in the whole run; an interrupted transfer goes on where it stopped."
-        ),
-        notes=tuple(filter(None, (more_leaves(json), who_sees(json)))),
+        sums=_sums(plan, most),
+        notes=tuple(filter(None, (more_leaves(json), *once_words(json), who_sees(json)))),
         kept=(*stays(json), *_private(plan)),
         here=here,
         warnings=_warnings(request, here),
@@ -190,6 +188,15 @@ def _marked(text: str) -> Markup:
     """Text in which what stands between backticks is code."""
     parts = [escape(part) for part in text.split("`")]
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
+
+
+def _sums(plan: Plan, most: int) -> str:
+    mine = private_numbers(plan)
+    which = f", of which {whole(mine)} stay here while it trains" if mine else ""
+    return (
+        f"The model has {whole(model_numbers(plan))} numbers{which}. At most about {size(bytes_a_round(plan))} leave "
+        f"in a round and {size(most)} in the whole run; an interrupted transfer goes on where it stopped."
+    )
 
 
 def _private(plan: Plan) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from wardround.core.messages import Verb
 from wardround.runtimes.https import endpoints
 from wardround.runtimes.https.endpoints import Answering
 from wardround.runtimes.https.forms import DIGEST, NUMBER
@@ -17,9 +18,8 @@ SITE = frozenset({"site"})
 PEOPLE = frozenset({"viewer", "researcher", "owner"})
 ALL = SITE | PEOPLE
 
-_TASK = (
-    f"/v1/tasks/(?P<plan>{DIGEST})/(?P<round>{NUMBER})/(?P<verb>describe|init|train|validate|test)/(?P<step>{NUMBER})"
-)
+_VERB = "|".join(get_args(Verb))
+_TASK = f"/v1/tasks/(?P<plan>{DIGEST})/(?P<round>{NUMBER})/(?P<verb>{_VERB})/(?P<step>{NUMBER})"
 
 
 def _nothing(*_: object) -> bytes:

@@ -7,20 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from wardround.core.errors import RunError
-from wardround.core.messages import (
-    Answer,
-    InitFacts,
-    Reply,
-    ScoreFacts,
-    SiteFailed,
-    SiteSummary,
-    Task,
-    TrainFacts,
-    Verb,
-)
+from wardround.core.messages import ANSWERS, Answer, Reply, SiteFailed, Task
 from wardround.runtimes.https.refusals import Refusal
 from wardround.runtimes.https.state_recent import Recent
 from wardround.runtimes.https.tables import asked, members, runs, tasks
@@ -29,13 +19,6 @@ from wardround.runtimes.https.wire import BLOB
 Outcome = Answer | SiteFailed
 FIRST = 16 << 30  # most bytes of a first model, of which nothing is known yet
 STALE = 7 * 86_400  # seconds
-_FACTS: dict[Verb, type[Any]] = {
-    "describe": SiteSummary,
-    "init": InitFacts,
-    "train": TrainFacts,
-    "validate": ScoreFacts,
-    "test": ScoreFacts,
-}
 
 
 class Tasks(Recent):
@@ -113,11 +96,11 @@ class Tasks(Recent):
 
     def upload_limit(self, task_id: str) -> int:
         """Most bytes of the tensors that a site may answer with; 0 where an answer brings none."""
-        verb = task_id.split(":")[2]
-        with self._state.read() as connection:
-            size = connection.scalar(select(tasks.c.size).where(tasks.c.id == task_id)) or 0
-        if verb not in ("init", "train"):
+        digest, _, verb, _ = task_id.split(":")
+        if verb not in {name for name, expected in ANSWERS.items() if expected.tensors}:
             return 0
+        with self._state.read() as connection:  # nothing is sent with `share`: then what was sent before it
+            size = connection.scalar(select(func.max(tasks.c.size)).where(tasks.c.run == digest)) or 0
         return min(BLOB, 32 * size + (64 << 20)) if size else FIRST
 
     def check_wanted(self, task_id: str, site: str) -> None:
@@ -211,7 +194,7 @@ class Tasks(Recent):
 
     def _check_reply(self, reply: Reply) -> None:
         verb: Any = reply.task.split(":")[2]
-        if not isinstance(reply.facts, _FACTS[verb]):
+        if not isinstance(reply.facts, ANSWERS[verb].facts):
             raise Refusal("malformed", f"these are not the facts of a {verb} task")
         if reply.tensors is None:
             return

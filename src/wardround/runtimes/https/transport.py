@@ -20,20 +20,12 @@ from pathlib import Path
 
 from wardround.aggregation.checked import Checked
 from wardround.core.errors import WardRoundError
-from wardround.core.messages import Answer, InitFacts, ScoreFacts, SiteFailed, SiteSummary, Task, TrainFacts, Verb
+from wardround.core.messages import AFTER, ANSWERS, Answer, SiteFailed, Task, Verb
 from wardround.planning.plan import Plan
 from wardround.runtimes.https.attending import Roll, Silence, Stand, Tell
 from wardround.runtimes.https.store import Outcome, Store
 
 TICK = 1.0  # seconds: the longest time for which a stop goes unnoticed
-WITH_TENSORS: tuple[Verb, ...] = ("init", "train")
-FACTS = {
-    "describe": SiteSummary,
-    "init": InitFacts,
-    "train": TrainFacts,
-    "validate": ScoreFacts,
-    "test": ScoreFacts,
-}
 
 
 class Aborted(WardRoundError):
@@ -46,20 +38,23 @@ class Stopped(WardRoundError):
 
 def needed(plan: Plan, sites: int) -> int:
     """How many of ``sites`` must train for a round to count: the quorum, and what the aggregation cannot do without."""
+    return min(max(plan.rounds.needed(sites), _least(plan, sites)), sites)
+
+
+def _least(plan: Plan, sites: int) -> int:
     rule = plan.aggregation
-    least = rule.least(sites)[0] if isinstance(rule, Checked) else 1
-    return min(max(plan.rounds.needed(sites), least), sites)
+    return rule.least(sites)[0] if isinstance(rule, Checked) else 1
 
 
 def fault_of(task: Task, answer: Answer) -> str | None:
     """Why ``answer`` is none to ``task``, in words that may be shown; None where it is one."""
-    reply = answer.reply
+    reply, expected = answer.reply, ANSWERS[task.verb]
     if reply.task != task.id:
         return "its answer is to another task"
-    if not isinstance(reply.facts, FACTS[task.verb]):
+    if not isinstance(reply.facts, expected.facts):
         return f"its answer says {reply.facts.kind}, which is no answer to {task.verb}"
-    if (reply.tensors is not None) != (task.verb in WITH_TENSORS):
-        return "its answer brings no weights" if task.verb in WITH_TENSORS else "its answer brings weights, unasked"
+    if (reply.tensors is not None) != expected.tensors:
+        return "its answer brings no weights" if expected.tensors else "its answer brings weights, unasked"
     if reply.tensors is not None and (answer.tensors is None or not answer.tensors.is_file()):
         return "the weights that it sent are no longer on the coordinator's disk"
     return None
@@ -136,8 +131,13 @@ class HttpsTransport:
             approved = {site for site, stand in stands.items() if stand.standing == "approved"}
             missing = 0 if approved & set(self._roster) - known.keys() - set(sites) else 1 - answers
         else:
-            missing = (needed(self._plan, len(sites)) if task.verb == "train" else 1) - answers
+            missing = self._enough(task.verb, len(sites)) - answers
         return _Now(known, stands, answers, max(0, missing))
+
+    def _enough(self, verb: Verb, sites: int) -> int:
+        if verb == "train":
+            return needed(self._plan, sites)
+        return min(_least(self._plan, sites), sites) if ANSWERS[verb].tensors else 1
 
     def standing(self) -> Mapping[str, Stand]:
         """How the sites stand, read anew where anything of that kind was written; see also `check`."""
@@ -172,10 +172,11 @@ class HttpsTransport:
         return True
 
     def _close_older(self, task: Task) -> None:
-        """Training and the test begin from a checkpoint: what was asked before it is over, and its tensors may go."""
-        if task.verb not in ("train", "test"):
+        """These begin from a checkpoint: what was asked before it is over, and its tensors may go."""
+        if task.verb not in ("train", *AFTER):
             return
         older: list[tuple[Verb, int]] = [("train", task.round - 1), ("validate", task.round)]
+        older += [(verb, task.round) for verb in AFTER[: AFTER.index(task.verb)]] if task.verb in AFTER else []
         if task.round <= 1:
             older += [("describe", 0), ("init", 0)]
         for verb, number in older:
