@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from wardround.coordinator import checkpoint
-from wardround.coordinator.checkpoint import Checkpoint
+from wardround.coordinator.checkpoint import Checkpoint, sent_file
+from wardround.coordinator.post import posting
 from wardround.coordinator.replay import refusing_replays, remembered
 from wardround.coordinator.state import State, judged
 from wardround.coordinator.stopping import why_stop
@@ -92,7 +93,9 @@ def one_round(run: Run, point: Checkpoint) -> Checkpoint:
         barren=state.barren,
     )
     folder = checkpoint.scratch(run.dir, state.round)
-    model = checkpoint.write_model(folder, weights, plan.strategy.told(shared), shared)
+    told = plan.strategy.told(shared)
+    model = checkpoint.write_model(folder, weights, told, shared)
+    checkpoint.write_sent(model, weights, told, plan.transfer)
     written = time.perf_counter()
     state, scores, is_best = _validate(run, state, model)
     validated = time.perf_counter()
@@ -108,7 +111,7 @@ def one_round(run: Run, point: Checkpoint) -> Checkpoint:
         "validate_wait": validated - written,
         "checkpoint": end - validated + written - stepped,
     }
-    _log_round(run, task, aggregate, state, seconds, (scores, is_best))
+    _log_round(run, task, aggregate, seconds, (scores, is_best))
     return Checkpoint(state, weights, shared, done / "model.safetensors")
 
 
@@ -121,7 +124,9 @@ def _first_weights(run: Run) -> Checkpoint:
         if isinstance(result, Aggregate):
             weights = result.parts["weights"].arrays
             shared = dict(run.plan.strategy.begin(weights))
-            checkpoint.write_model(checkpoint.scratch(run.dir, 0), weights, run.plan.strategy.told(shared), shared)
+            told = run.plan.strategy.told(shared)
+            model = checkpoint.write_model(checkpoint.scratch(run.dir, 0), weights, told, shared)
+            checkpoint.write_sent(model, weights, told, run.plan.transfer)
             folder = checkpoint.close(run.dir, State())
             return Checkpoint(State(), weights, shared, folder / "model.safetensors")
         failures.extend(result.failures)
@@ -177,12 +182,14 @@ def _task(run: Run, number: int, verb: Verb, model: Path | None, accepted: Mappi
         verb=verb,
         first_update=number * run.plan.training.steps,
         accepted=dict(accepted or {}),
-        tensors=None if model is None else file_digest(model),
+        tensors=None if model is None else file_digest(sent_file(model)),
     )
 
 
 def _exchange(run: Run, task: Task, model: Path | None, quorum: int, sites: Sequence[str] | None = None) -> Aggregate:
-    result = run.plan.aggregation.collect(run.ask, task, model, sites or run.sites, quorum)
+    unpacked = run.dir.root / "unpacked"
+    with posting(run.ask, run.plan.transfer, unpacked, lambda site: _alert(run, task, Alert(site, "rejected"))) as ask:
+        result = run.plan.aggregation.collect(ask, task, model, sites or run.sites, quorum)
     for failure in result.failures:
         run.log.write(
             "site_failed", round=task.round, verb=task.verb, site=failure.site, kind=failure.kind, reason=failure.reason
@@ -191,7 +198,7 @@ def _exchange(run: Run, task: Task, model: Path | None, quorum: int, sites: Sequ
         _alert(run, task, alert)
     if isinstance(result, Lost):
         raise _lost(run, task, result)
-    size = 0 if model is None else model.stat().st_size
+    size = 0 if model is None else sent_file(model).stat().st_size
     for answer in result.answers:
         facts = answer.reply.facts
         if isinstance(facts, TrainFacts | ScoreFacts):
@@ -231,13 +238,12 @@ def _log_round(
     run: Run,
     task: Task,
     aggregate: Aggregate,
-    state: State,
     seconds: dict[str, float],
     validation: tuple[Mapping[str, Scores], bool],
 ) -> None:
     scores, is_best = validation
     facts: list[Any] = [answer.reply.facts for answer in aggregate.answers]
-    size = run.dir.round(state.round).joinpath("model.safetensors").stat().st_size
+    size = sent_file(run.dir.round(task.round) / "model.safetensors").stat().st_size
     run.log.write(
         "round_ended",
         round=task.round,

@@ -15,6 +15,7 @@ from wardround.core.frozen import Frozen
 from wardround.data.preprocess import Preprocessing
 from wardround.networks.catalog import NetworkSettings, UNet
 from wardround.planning.training import Training
+from wardround.planning.transfer import Transfer
 from wardround.strategies.catalog import AnyStrategy
 from wardround.strategies.fedavg import FedAvg
 
@@ -124,6 +125,7 @@ class Plan(Frozen):
     training: Training
     strategy: AnyStrategy = Field(default=FedAvg())
     aggregation: AnyAggregation = Field(default=Plain())
+    transfer: Transfer = Transfer()
     rounds: Rounds = Rounds()
     evaluation: Evaluation = Evaluation()
     seed: int = Field(default=0, ge=0, le=2**31)

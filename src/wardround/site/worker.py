@@ -15,7 +15,7 @@ from wardround.core.errors import DatasetError, InputError, SiteError, StorageEr
 from wardround.core.messages import Answer, Facts, InitFacts, ScoreFacts, Seconds, SiteFailed, Task
 from wardround.core.scores import Scores
 from wardround.core.stats import merge_all
-from wardround.core.weights import Array, Part, Parts, all_finite, count, file_digest, unpack
+from wardround.core.weights import Array, Part, Parts, all_finite, count, file_digest, pack
 from wardround.networks.build import exchange
 from wardround.planning.plan import Plan
 from wardround.site.answers import Answers
@@ -23,6 +23,7 @@ from wardround.site.device import Machine, choose_machine, settle
 from wardround.site.hospital import Hospital, Source, open_hospital, summarise
 from wardround.site.overlays import OverlayBook
 from wardround.site.patches import Batches
+from wardround.site.post import carried, leaving, received
 from wardround.site.scoring import full_scores, quick_scores
 from wardround.site.training import make_network, train
 
@@ -88,14 +89,21 @@ class Site:
         for part in (parts or {}).values():
             if not all_finite(part.arrays):
                 raise SiteError("the update holds non-finite values and was not sent")
-        return self._answers.commit(task, facts, parts, kept)
+        if parts is None or task.verb != "train":
+            return self._answers.commit(task, facts, None if parts is None else pack(parts), kept)
+        transfer = self._plan.transfer
+        packed, kept = leaving(parts, sent["weights"].arrays, transfer, kept or {})
+        return self._answers.commit(task, facts, packed, kept, transfer.zstd or None)
 
     def _received(self, task: Task, tensors: Path | None) -> dict[str, Part]:
         if task.tensors is None:
             return {}
         if tensors is None or file_digest(tensors) != task.tensors:
             raise SiteError("the model that arrived is not the one that the task names (wrong digest)")
-        return unpack(tensors)
+        return received(tensors, self._plan.transfer, self._setting.folder, self._numbers)
+
+    def _numbers(self) -> int:
+        return count(exchange(make_network(self._plan, self._machine, None)).values())
 
     def _describe(self, _task: Task, _sent: dict[str, Part]) -> Work:
         hospital, machine = self._hospital, self._machine
@@ -109,16 +117,17 @@ class Site:
         machine = self._machine
         batches = Batches(self._hospital.part("train"), self._plan.training, self._plan.seed, self._setting.name)
         shared = sent["shared"].arrays if "shared" in sent else {}
+        before = self._answers.kept(task)
         parts, kept, facts = train(
             self._plan,
             machine,
             batches,
             (sent["weights"].arrays, shared),
-            self._answers.kept(task),
+            before,
             task.first_update,
             self._told("training"),
         )
-        return facts, parts, kept
+        return facts, parts, kept | carried(before)
 
     def _validate(self, _task: Task, sent: dict[str, Part]) -> Work:
         begin = time.perf_counter()
