@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+from wardround.core.encoding import PLAIN, Encoding
 from wardround.core.messages import Task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,61 +125,127 @@ def bench_round(repeats: int, steps: int) -> None:
 # -- aggregation --------------------------------------------------------------------------------------------
 
 
-def write_contributions(folder: Path, sites: int) -> list[Path]:
-    from wardround.core.weights import Part, pack, write_tensors
+def write_contributions(folder: Path, sites: int, encoding: Encoding = PLAIN) -> list[Path]:
+    from wardround.core.parcels import pack_as
+    from wardround.core.weights import Part, write_tensors
 
     random, files = np.random.default_rng(0), []
     base = {f"t{i}": random.standard_normal(shape, dtype=np.float32) for i, shape in enumerate(SHAPES)}
     for site in range(sites):
-        arrays, metadata = pack({"weights": Part({k: v + np.float32(site) for k, v in base.items()}, site + 1.0)})
-        files.append(folder / f"{site:02d}.safetensors")
-        write_tensors(files[-1], arrays, metadata)
+        arrays = {k: v + np.float32(site) for k, v in base.items()}
+        files.append(folder / f"{encoding.kind}-{site:02d}.safetensors")
+        write_tensors(files[-1], *pack_as({"weights": Part(arrays, site + 1.0)}, encoding))
     return files
 
 
 def bench_fold(repeats: int) -> None:
     """20 contributions of 31 M parameters against one pass of in-place additions over the same files."""
     from wardround.aggregation.fold import fold_files
-    from wardround.aggregation.plain import Plain
-    from wardround.core.contracts import Aggregate
-    from wardround.core.messages import Answer, InitFacts, Reply
-    from wardround.core.weights import unpack
 
     with tempfile.TemporaryDirectory(prefix="wardround-bench-") as name:
         files = write_contributions(Path(name), 20)
-
-        def one_pass() -> float:
-            total = {k: np.zeros(v.shape, v.dtype) for k, v in unpack(files[0])["weights"].arrays.items()}
-            begin = time.perf_counter()
-            for file in files:
-                for key, array in unpack(file)["weights"].arrays.items():
-                    total[key] += array
-            return time.perf_counter() - begin
+        one_pass = passing(files)
 
         def folding() -> float:
             begin = time.perf_counter()
             fold_files(files)
             return time.perf_counter() - begin
 
-        answers = [
-            Answer(Reply(task=TASK.id, site=file.stem, facts=InitFacts(parameters=31_030_000)), file) for file in files
-        ]
-
-        def whole() -> float:
-            result = Plain().collect(lambda *_: iter(answers), TASK, files[0], [file.stem for file in files], 20)
-            assert isinstance(result, Aggregate), result
-            return result.seconds["fold"]
-
-        for title, ours in (("the fold", folding), ("the fold with checks and norms", whole)):
-            one_pass(), ours()
-            ratios = [ours() / one_pass() for _ in range(repeats)]
-            say(
-                f"aggregation of 20 x 31 M parameters over one in-place addition pass, {title}: median "
-                f"{statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}   (goal <= 1.2)"
-            )
+        pair("the fold", folding, one_pass, repeats)
+        pair("the fold with checks and norms", collecting(files, files[0]), one_pass, repeats)
+        for kind in ("int8", "bf16"):
+            encoded = write_contributions(Path(name), 20, Encoding(kind=kind, updates=True))
+            pair(f"the fold with checks and norms of {kind} updates", collecting(encoded, files[0]), one_pass, repeats)
+            say(f"  peak memory of a coordinator folding 20 of them: {peak_of_fold(encoded):.0f} MB")
+            for file in encoded:
+                file.unlink()
         peaks = [peak_of_fold(files[:n]) for n in (3, 20)]
         say(f"peak memory of a coordinator folding 31 M parameters: {peaks[0]:.0f} MB with 3 sites, "
             f"{peaks[1]:.0f} MB with 20   (x {peaks[1] / peaks[0]:.2f}; the model is 124 MB)")  # fmt: skip
+
+
+def pair(title: str, ours: Callable[[], float], one_pass: Callable[[], float], repeats: int) -> None:
+    one_pass(), ours()
+    ratios = [ours() / one_pass() for _ in range(repeats)]
+    say(
+        f"aggregation of 20 x 31 M parameters over one in-place addition pass, {title}: median "
+        f"{statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}   (goal <= 1.2)"
+    )
+
+
+def passing(files: Sequence[Path]) -> Callable[[], float]:
+    """One pass of in-place additions of float32 arrays in mapped files."""
+    from wardround.core.weights import unpack
+
+    def one_pass() -> float:
+        total = {k: np.zeros(v.shape, v.dtype) for k, v in unpack(files[0])["weights"].arrays.items()}
+        begin = time.perf_counter()
+        for file in files:
+            for key, array in unpack(file)["weights"].arrays.items():
+                total[key] += array
+        return time.perf_counter() - begin
+
+    return one_pass
+
+
+def collecting(files: Sequence[Path], model: Path) -> Callable[[], float]:
+    """The fold as a round does it, with ``model`` as what was sent."""
+    from wardround.aggregation.plain import Plain
+    from wardround.core.contracts import Aggregate
+    from wardround.core.messages import Answer, InitFacts, Reply
+
+    names = [file.stem for file in files]
+    answers = [Answer(Reply(task=TASK.id, site=name, facts=InitFacts(parameters=1)), file)
+               for name, file in zip(names, files, strict=True)]  # fmt: skip
+
+    def whole() -> float:
+        result = Plain().collect(lambda *_: iter(answers), TASK, model, names, 20)
+        assert isinstance(result, Aggregate), result
+        return result.seconds["fold"]
+
+    return whole
+
+
+# -- encodings ----------------------------------------------------------------------------------------------
+
+
+def bench_encoding(repeats: int) -> None:
+    """What it costs a site to encode 31 M parameters, and what zstd brings on top."""
+    from wardround.core.containers import compress, expand
+    from wardround.core.weights import Part, write_tensors
+    from wardround.planning.transfer import Transfer
+    from wardround.site.post import leaving
+
+    random = np.random.default_rng(0)
+    sent = {f"t{i}": random.standard_normal(shape, dtype=np.float32) for i, shape in enumerate(SHAPES)}
+    # Steps of AdamW have much the same size everywhere; those of SGD follow the gradients. In between: a Laplacian.
+    after = {k: v + random.laplace(scale=1e-3, size=v.shape).astype(np.float32) for k, v in sent.items()}
+    with tempfile.TemporaryDirectory(prefix="wardround-bench-") as name:
+        file, small = Path(name) / "plain", Path(name) / "small"
+        for up in ("fp32", "bf16", "int8"):
+            transfer, kept, encoding, writing = Transfer(up=up), {}, [], []
+            for _ in range(repeats):
+                begin = time.perf_counter()
+                packed, kept = leaving({"weights": Part(after, 1.0)}, sent, transfer, kept)
+                middle = time.perf_counter()
+                write_tensors(file, *packed)
+                encoding.append(middle - begin), writing.append(time.perf_counter() - middle)
+            size = file.stat().st_size
+            say(
+                f"a site's contribution of 31 M parameters in {up}: {size / 1e6:.1f} MB; encoded with error feedback "
+                f"in {statistics.median(encoding):.2f} s, written and synced in {statistics.median(writing):.2f} s"
+            )
+            for level in (1, 3):
+                begin = time.perf_counter()
+                compress(file, small, level)
+                middle = time.perf_counter()
+                expand(small, Path(name) / "again", 1 << 30)
+                end = time.perf_counter()
+                packing, unpacking = (size / 1e6 / (b - a) for a, b in ((begin, middle), (middle, end)))
+                say(
+                    f"  zstd level {level} on top: {small.stat().st_size / size:.2f} of that; "
+                    f"{packing:.0f} MB/s in, {unpacking:.0f} MB/s out"
+                )
 
 
 def peak_of_fold(files: Sequence[Path]) -> float:
@@ -203,6 +270,7 @@ def main() -> None:
         f"Python {platform.python_version()}"
     )
     bench_fold(options.repeats)
+    bench_encoding(options.repeats)
     bench_round(options.repeats, options.steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     say(f"peak memory of the site that trained: {peak:.0f} MB")

@@ -10,8 +10,9 @@ from statistics import median
 
 import numpy as np
 
-from wardround.aggregation.contributions import MODEL, Contribution, Group
+from wardround.aggregation.contributions import Contribution, Group
 from wardround.core.contracts import Alert
+from wardround.core.parcels import MODEL
 from wardround.core.weights import Array, of_part
 
 MOST_WEIGHT = 1e15  # of cases, or of whatever a strategy weighs by
@@ -46,12 +47,12 @@ def check_forms(members: Iterable[Contribution], sent: Contribution | None) -> d
     common = Counter(forms.values()).most_common(1)[0][0]
     for site, form in forms.items():
         if form != common:
-            faults[site] = "its contribution differs from the other sites' in parts, names, shapes or types"
+            faults[site] = "its contribution differs from the other sites' in parts, names, shapes, types or encoding"
     return faults
 
 
 def _key(member: Contribution) -> frozenset[object]:
-    return frozenset({*member.weights, *member.form().items()})
+    return frozenset({*member.weights, *member.form().items(), member.encoding})
 
 
 def _fault(member: Contribution, model: Mapping[str, tuple[str, tuple[int, ...]]] | None) -> str | None:
@@ -63,7 +64,8 @@ def _fault(member: Contribution, model: Mapping[str, tuple[str, tuple[int, ...]]
     if any(not 0 < weight <= MOST_WEIGHT for weight in member.weights.values()):
         return f"its contribution has a weight that is not above 0 and at most {MOST_WEIGHT:.0e}"
     if model is None:
-        return None if MODEL in member.weights else "its contribution has no weights"
+        sound = MODEL in member.weights and not member.encoding.updates
+        return None if sound else "its contribution has no weights, or only a change of weights that were not sent"
     if any(model.get(name) != kind for name, kind in of_part(form, MODEL).items()):
         return "its contribution has tensors that are not the sent model's, or not in its shapes and types"
     return None

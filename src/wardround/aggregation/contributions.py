@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from wardround.core.encoding import Encoding
 from wardround.core.errors import WardRoundError
-from wardround.core.weights import Array, Part, Slot, blocks, of_part, part_weights, slots
+from wardround.core.parcels import MODEL, Place, contents, read_numbers
+from wardround.core.weights import Array, Part, blocks, of_part
 
-MODEL = "weights"  # the part that is a model: its update is its difference from the model that was sent
 # Numbers in a block: one block of the sum and one of a site (float32) stay in the second-level cache.
 BLOCK = 65536
 # Blocks a thread takes at a time.
@@ -32,13 +33,14 @@ class Contribution:
 
     site: str
     handle: int
-    places: Mapping[str, Slot]
+    places: Mapping[str, Place]
     weights: Mapping[str, float]
+    encoding: Encoding
     factor: float = 1.0
 
     def form(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Type and shape of every tensor, by part and name."""
-        return {name: (slot.dtype, slot.shape) for name, slot in self.places.items()}
+        return {name: (place.dtype, place.shape) for name, place in self.places.items()}
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Group:
 class Folded:
     """What became of a group: its parts, and each member's sum of squares by part.
 
-    The squares are those of the update in the part "weights" (see `MODEL`) and of the numbers
-    themselves elsewhere, as they are before clipping. Empty where the group had been measured.
+    The squares are those of the update (the difference from the model that was sent) in the part "weights" and of
+    the numbers themselves elsewhere, as they are before clipping. Empty where the group had been measured.
     """
 
     parts: Mapping[str, Part]
@@ -76,16 +78,19 @@ def opened(stack: ExitStack, site: str, path: Path) -> Contribution:
         WardRoundError: it is not a packed tensor file.
     """
     try:
-        places, metadata = slots(path)
-        weights = part_weights(metadata)
+        head = contents(path)
         handle = stack.enter_context(path.open("rb")).fileno()
-    except (WardRoundError, OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (WardRoundError, OSError) as error:
         raise WardRoundError("its contribution is not a readable tensor file with weights") from error
-    return Contribution(site, handle, places, weights)
+    return Contribution(site, handle, head.places, head.weights, head.encoding)
 
 
 class Stretch:
-    """A stretch of one tensor as every member has it, read block by block into the caller's buffer."""
+    """A stretch of one tensor as every member has it, read block by block into the caller's buffer.
+
+    Where members hold updates (see `Encoding.updates`), updates are read, and `land` adds them to the model that
+    was sent: means, medians and distances are the same about any origin.
+    """
 
     def __init__(self, group: Group, part: str, name: str, piece: slice, block: int) -> None:
         packed = f"{part}/{name}"
@@ -93,6 +98,7 @@ class Stretch:
         self._places = [member.places[packed] for member in group.members]
         self._sent = group.sent if part == MODEL else None
         self._sent_place = None if self._sent is None else self._sent.places[packed]
+        self.updates = part == MODEL and group.members[0].encoding.updates
         self.dtype = np.dtype(self._places[0].dtype)
         self.squares = np.zeros(len(group.members))
         self.size = min(block, piece.stop - piece.start)
@@ -114,25 +120,34 @@ class Stretch:
             return None
         anchor = self._anchor[: where.stop - where.start]
         if self._anchored != where.start:
-            _read(self._sent.handle, anchor, self._sent_place, where.start)
+            read_numbers(self._sent.handle, self._sent_place, where.start, anchor)
             self._anchored = where.start
         return anchor
 
     def read(self, number: int, where: slice, out: Array) -> None:
         """Fill ``out`` with a block of one member, shortened by its factor; measure it where that is not done."""
         member = self._group.members[number]
-        _read(member.handle, out, self._places[number], where.start)
+        read_numbers(member.handle, self._places[number], where.start, out)
         if self._group.measured and member.factor == 1:
             return
-        update, anchor = out, self.anchor(where)
+        update, anchor = out, None if self.updates else self.anchor(where)
         if anchor is not None:
             update = self._scratch[: out.size]
             np.subtract(out, anchor, out=update, dtype=update.dtype)
         if not self._group.measured:
             self.squares[number] += _sum_of_squares(update)
-        if member.factor != 1 and anchor is not None:
+        if member.factor == 1:
+            return
+        if self.updates:
+            out *= out.dtype.type(member.factor)
+        elif anchor is not None:
             update *= update.dtype.type(member.factor)
             np.add(anchor, update, out=out, casting="same_kind")
+
+    def land(self, where: slice, out: Array) -> None:
+        """Make a block of the model of what was combined in ``out``."""
+        if self.updates and (anchor := self.anchor(where)) is not None:
+            out += anchor
 
 
 def _sum_of_squares(values: Array) -> float:
@@ -141,15 +156,6 @@ def _sum_of_squares(values: Array) -> float:
     whole = values.size // CHUNK * CHUNK
     rows, rest = values[:whole].reshape(-1, CHUNK), values[whole:]
     return float(np.vecdot(rows, rows).sum(dtype=np.float64)) + float(np.vecdot(rest, rest))
-
-
-def _read(handle: int, target: Array, slot: Slot, first: int) -> None:
-    view, offset = target.data.cast("B"), slot.offset + first * target.itemsize
-    while view:
-        got = os.preadv(handle, [view], offset)
-        if not got:
-            raise WardRoundError("a contribution's file ended early")
-        view, offset = view[got:], offset + got
 
 
 def sweep(
@@ -166,9 +172,9 @@ def sweep(
     """
     size = block or BLOCK
     jobs = []
-    for name, slot in of_part(group.members[0].places, part).items():
+    for name, place in of_part(group.members[0].places, part).items():
         flat = None if out is None else out[name].reshape(-1)
-        for piece in blocks(slot.size // np.dtype(slot.dtype).itemsize, RUN * BLOCK):
+        for piece in blocks(place.size, RUN * BLOCK):
             jobs.append((name, piece, flat))
 
     def one(job: tuple[str, slice, Array | None]) -> Array:
@@ -183,4 +189,4 @@ def sweep(
 
 def empty_like(group: Group, part: str) -> dict[str, Array]:
     """Arrays of the part's shapes and types, not filled."""
-    return {name: np.empty(slot.shape, slot.dtype) for name, slot in of_part(group.members[0].places, part).items()}
+    return {name: np.empty(place.shape, place.dtype) for name, place in of_part(group.members[0].places, part).items()}

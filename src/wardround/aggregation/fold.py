@@ -40,14 +40,14 @@ def fold(group: Group, given: Mapping[str, Sequence[float]] | None = None) -> Fo
 
 
 def fold_files(files: Sequence[Path]) -> dict[str, Part]:
-    """`fold` of packed contributions that are known to be sound, in the order given.
+    """`fold` of packed contributions that are known to be sound, in the order given; of updates, the mean update.
 
     Raises:
         WardRoundError: they differ in parts, names, shapes or types, or weights add up to nothing.
     """
     with ExitStack() as stack:
         members = [opened(stack, file.name, file) for file in files]
-        forms = [(set(member.weights), member.form()) for member in members]
+        forms = [(set(member.weights), member.form(), member.encoding) for member in members]
         if any(form != forms[0] for form in forms):
             raise WardRoundError("the sites' contributions differ in names, shapes or types")
         return dict(fold(Group(members, measured=True)).parts)
@@ -62,7 +62,7 @@ def shares_of(part: str, weights: Sequence[float]) -> list[float]:
 
 
 def _weighted_mean(stretch: Stretch, out: Array | None, shares: Sequence[float]) -> Array:
-    """``out = sum_k share_k * x_k``, in that order, in the arrays' own type."""
+    """``out = sum_k share_k * x_k``, in that order, in the arrays' own type; of updates, on the model sent."""
     assert out is not None  # noqa: S101 - `fold` gives arrays
     scratch = np.empty(stretch.size, out.dtype)
     for where in stretch.blocks():
@@ -73,4 +73,5 @@ def _weighted_mean(stretch: Stretch, out: Array | None, shares: Sequence[float])
             target *= out.dtype.type(share)
             if number:
                 total += term
+        stretch.land(where, total)
     return stretch.squares

@@ -85,7 +85,7 @@ def _stretch_products(stretch: Stretch, _: Array | None) -> Array:
         for number, row in enumerate(block):
             stretch.read(number, where, raw[: row.size])
             row[...] = raw[: row.size]
-        if (anchor := stretch.anchor(where)) is not None:
+        if not stretch.updates and (anchor := stretch.anchor(where)) is not None:
             block -= anchor
         total += block @ block.T
     return total

@@ -42,6 +42,7 @@ def _ranked_mean(stretch: Stretch, out: Array | None, kept: slice) -> Array:
             total += row
         if len(chosen) > 1:
             total /= out.dtype.type(len(chosen))
+        stretch.land(where, total)
     return stretch.squares
 
 

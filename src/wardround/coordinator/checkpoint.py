@@ -1,4 +1,8 @@
-"""Checkpoints: after every round, whole or not there. A checkpoint's model file is also what is sent."""
+"""Checkpoints: after every round, whole or not there.
+
+A checkpoint's model file is also what is sent, unless the plan's transfer says otherwise: then a second file beside it
+is sent, and the first stays what contributions are added to.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wardround.coordinator.state import State
+from wardround.core.containers import compress
 from wardround.core.errors import RunError, StorageError
+from wardround.core.parcels import pack_as
 from wardround.core.rundir import RunDir
 from wardround.core.weights import Arrays, Part, map_tensors, pack, unpack, write_bytes, write_tensors
+from wardround.planning.transfer import Transfer
 
 KEEP = 2
+SENT = "sent.safetensors"
+SENT_COMPRESSED = SENT + ".zst"
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,24 @@ def write_model(folder: Path, weights: Arrays, told: Arrays, shared: Arrays | No
     if shared:
         write_tensors(folder / "shared.safetensors", shared)
     return path
+
+
+def write_sent(model: Path, weights: Arrays, told: Arrays, transfer: Transfer) -> None:
+    """What travels in the place of `write_model`'s ``model``, beside it; nothing where that travels itself."""
+    if transfer.exact:
+        return
+    path = model.with_name(SENT)
+    arrays, metadata = pack_as({"weights": Part(weights, 1.0), "shared": Part(told, 1.0)}, transfer.downward)
+    write_tensors(path, arrays, metadata)
+    if transfer.zstd is not False:
+        compress(path, model.with_name(SENT_COMPRESSED), transfer.zstd)
+        path.unlink()
+
+
+def sent_file(model: Path) -> Path:
+    """What is sent for ``model``: see `write_sent`."""
+    others = (model.with_name(SENT_COMPRESSED), model.with_name(SENT))
+    return next((path for path in others if path.is_file()), model)
 
 
 def scratch(run: RunDir, number: int) -> Path:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from wardround.coordinator import checkpoint
-from wardround.coordinator.checkpoint import Checkpoint
+from wardround.coordinator.checkpoint import Checkpoint, sent_file
+from wardround.coordinator.post import posting
 from wardround.coordinator.replay import refusing_replays, remembered
 from wardround.coordinator.state import State, chosen, judged
 from wardround.coordinator.stopping import why_stop
@@ -93,7 +94,9 @@ def one_round(run: Run, point: Checkpoint) -> Checkpoint:
         barren=state.barren,
     )
     folder = checkpoint.scratch(run.dir, state.round)
-    model = checkpoint.write_model(folder, weights, plan.strategy.told(shared), shared)
+    told = plan.strategy.told(shared)
+    model = checkpoint.write_model(folder, weights, told, shared)
+    checkpoint.write_sent(model, weights, told, plan.transfer)
     written = time.perf_counter()
     state, scores, is_best = _validate(run, state, model)
     validated = time.perf_counter()
@@ -109,7 +112,7 @@ def one_round(run: Run, point: Checkpoint) -> Checkpoint:
         "validate_wait": validated - written,
         "checkpoint": end - validated + written - stepped,
     }
-    _log_round(run, task, aggregate, state, seconds, (scores, is_best))
+    _log_round(run, task, aggregate, seconds, (scores, is_best))
     return Checkpoint(state, weights, shared, done / "model.safetensors")
 
 
@@ -124,7 +127,9 @@ def _first_weights(run: Run) -> Checkpoint:
             if "private" in result.parts:  # first values, which nobody has trained: what a site never seen gets
                 write_tensors(run.dir.private, result.parts["private"].arrays)
             shared = dict(run.plan.strategy.begin(weights))
-            checkpoint.write_model(checkpoint.scratch(run.dir, 0), weights, run.plan.strategy.told(shared), shared)
+            told = run.plan.strategy.told(shared)
+            model = checkpoint.write_model(checkpoint.scratch(run.dir, 0), weights, told, shared)
+            checkpoint.write_sent(model, weights, told, run.plan.transfer)
             folder = checkpoint.close(run.dir, State())
             return Checkpoint(State(), weights, shared, folder / "model.safetensors")
         failures.extend(result.failures)
@@ -212,12 +217,14 @@ def _task(run: Run, number: int, verb: Verb, model: Path | None, state: State | 
         first_update=number * run.plan.training.steps,
         accepted={} if state is None else state.accepted,
         best={} if state is None else state.best_accepted,
-        tensors=None if model is None else file_digest(model),
+        tensors=None if model is None else file_digest(sent_file(model)),
     )
 
 
 def _exchange(run: Run, task: Task, model: Path | None, quorum: int, sites: Sequence[str] | None = None) -> Aggregate:
-    result = run.plan.aggregation.collect(run.ask, task, model, sites or run.sites, quorum)
+    unpacked = run.dir.root / "unpacked"
+    with posting(run.ask, run.plan.transfer, unpacked, lambda site: _alert(run, task, Alert(site, "rejected"))) as ask:
+        result = run.plan.aggregation.collect(ask, task, model, sites or run.sites, quorum)
     for failure in result.failures:
         run.log.write(
             "site_failed", round=task.round, verb=task.verb, site=failure.site, kind=failure.kind, reason=failure.reason
@@ -226,7 +233,7 @@ def _exchange(run: Run, task: Task, model: Path | None, quorum: int, sites: Sequ
         _alert(run, task, alert)
     if isinstance(result, Lost):
         raise _lost(run, task, result)
-    size = 0 if model is None else model.stat().st_size
+    size = 0 if model is None else sent_file(model).stat().st_size
     for answer in result.answers:
         facts = answer.reply.facts
         if isinstance(facts, TrainFacts | ScoreFacts | TuneFacts):
@@ -268,13 +275,12 @@ def _log_round(
     run: Run,
     task: Task,
     aggregate: Aggregate,
-    state: State,
     seconds: dict[str, float],
     validation: tuple[Mapping[str, Scores], bool],
 ) -> None:
     scores, is_best = validation
     facts: list[Any] = [answer.reply.facts for answer in aggregate.answers]
-    size = run.dir.round(state.round).joinpath("model.safetensors").stat().st_size
+    size = sent_file(run.dir.round(task.round) / "model.safetensors").stat().st_size
     run.log.write(
         "round_ended",
         round=task.round,

@@ -7,6 +7,7 @@
     run.json                  sites, seed, arm (federated, pooled, local), software, machine
     events.jsonl              append-only log, one JSON object a line; the report reads this
     rounds/0007/              state.json, model.safetensors (what is sent), shared.safetensors: one checkpoint
+                              (sent.safetensors where the plan's transfer sends an encoded model instead)
     latest                    name of the newest whole checkpoint
     best.safetensors, last.safetensors, model.safetensors (= best)
     private.safetensors       where the plan keeps tensors at the sites: their first values; the models above but

@@ -135,7 +135,10 @@ def slots(path: Path) -> tuple[dict[str, Slot], dict[str, str]]:
     return {name: _slot(header[name], 8 + length) for name in names}, metadata
 
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I8": "i1", "U8": "u1", "BOOL": "?"}
+_DTYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2"},
+    **{"I64": "<i8", "I32": "<i4", "U16": "<u2", "I8": "i1", "U8": "u1", "BOOL": "?"},
+}
 
 
 def _slot(entry: dict[str, Any], body: int) -> Slot:

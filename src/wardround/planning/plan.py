@@ -16,6 +16,7 @@ from wardround.data.preprocess import Preprocessing
 from wardround.networks.catalog import NetworkSettings, UNet
 from wardround.planning.personal import Finetune, Private
 from wardround.planning.training import Training
+from wardround.planning.transfer import Transfer
 from wardround.strategies.catalog import AnyStrategy
 from wardround.strategies.fedavg import FedAvg
 
@@ -140,6 +141,7 @@ class Plan(Frozen):
     training: Training
     strategy: AnyStrategy = Field(default=FedAvg())
     aggregation: AnyAggregation = Field(default=Plain())
+    transfer: Transfer = Transfer()
     private: Private | None = Field(default=None, description="tensors that never leave a site; null: none")
     finetune: Finetune | None = Field(default=None, description="what each site does in the end; null: nothing")
     rounds: Rounds = Rounds()

@@ -22,6 +22,7 @@ from wardround.core.rundir import EventLog, RunDir, read_events
 from wardround.data.store import default_root
 from wardround.planning.plan import Plan
 from wardround.planning.sites import SitesFile
+from wardround.planning.transfer import Transfer
 from wardround.runtimes.local import LocalTransport, Progress, WorkerPool
 from wardround.runtimes.scalars import Scalars
 from wardround.strategies.fedavg import FedAvg
@@ -127,8 +128,12 @@ def _both(first: Listener, second: Listener | None) -> Listener:
 
 
 def ordinary(plan: Plan) -> Plan:
-    """The plan of a baseline: ordinary training of one model. FedAvg of one site is just that; others may pull."""
-    return plan.model_copy(update={"strategy": FedAvg(), "private": None, "finetune": None})
+    """The plan of a baseline: ordinary training of one model. FedAvg of one site is just that; others may pull.
+
+    Nothing would travel, so nothing is rounded.
+    """
+    changes = {"strategy": FedAvg(), "transfer": Transfer(), "private": None, "finetune": None}
+    return plan.model_copy(update=changes)
 
 
 def load_run_plan(run: RunDir) -> Plan:

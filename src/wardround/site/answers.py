@@ -3,7 +3,7 @@
 ::
 
     answers/000007-train-0/reply.json             (or -validate-0, -finetune-0, ...)
-                           tensors.safetensors   what leaves
+                           tensors.safetensors   what leaves; tensors.safetensors.zst where it is compressed
                            kept.safetensors      what never leaves: the site's state after this round
 """
 
@@ -14,21 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from wardround.core.containers import compress
 from wardround.core.errors import SiteError
 from wardround.core.messages import Answer, Facts, Reply, Task
-from wardround.core.weights import (
-    Array,
-    Arrays,
-    Parts,
-    file_digest,
-    map_tensors,
-    pack,
-    read_tensors,
-    write_bytes,
-    write_tensors,
-)
+from wardround.core.parcels import Packed
+from wardround.core.weights import Array, Arrays, file_digest, map_tensors, read_tensors, write_bytes, write_tensors
 
 KEEP_ROUNDS = 2
+TENSORS = "tensors.safetensors"
+COMPRESSED = TENSORS + ".zst"
 
 
 class Answers:
@@ -46,20 +40,27 @@ class Answers:
         reply = Reply.model_validate_json((place / "reply.json").read_bytes())
         if reply.task != task.id:
             raise SiteError("a task of another plan has the same place: each plan needs its own site folder")
-        return Answer(reply, place / "tensors.safetensors" if reply.tensors else None)
+        compressed = place / COMPRESSED
+        leaving = compressed if compressed.is_file() else place / TENSORS
+        return Answer(reply, leaving if reply.tensors else None)
 
-    def commit(self, task: Task, facts: Facts, parts: Parts | None, kept: Arrays | None) -> Answer:
-        """Make an answer durable in one step and return it as stored."""
+    def commit(
+        self, task: Task, facts: Facts, packed: Packed | None, kept: Arrays | None, level: int | None = None
+    ) -> Answer:
+        """Make an answer durable in one step and return it as stored; ``level`` compresses what leaves."""
         place = self._place(task)
         scratch = place.with_suffix(".part")
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(mode=0o700)
         digest, size = None, 0
-        if parts is not None:
-            arrays, metadata = pack(parts)
-            write_tensors(scratch / "tensors.safetensors", arrays, metadata)
-            digest = file_digest(scratch / "tensors.safetensors")
-            size = (scratch / "tensors.safetensors").stat().st_size
+        if packed is not None:
+            leaving = scratch / TENSORS
+            write_tensors(leaving, *packed)
+            if level is not None:
+                compress(leaving, scratch / COMPRESSED, level)
+                leaving.unlink()
+                leaving = scratch / COMPRESSED
+            digest, size = file_digest(leaving), leaving.stat().st_size
         if kept:
             write_tensors(scratch / "kept.safetensors", kept)
         reply = Reply(task=task.id, site=self._site, facts=facts, tensors=digest, size=size)

@@ -27,7 +27,7 @@ from wardround.core.messages import (
 )
 from wardround.core.scores import Scores
 from wardround.core.stats import merge_all
-from wardround.core.weights import Array, Arrays, Part, Parts, all_finite, count, file_digest, unpack
+from wardround.core.weights import Array, Arrays, Part, Parts, all_finite, count, file_digest, pack
 from wardround.networks.build import exchange
 from wardround.planning.plan import Plan
 from wardround.site import personal
@@ -37,6 +37,7 @@ from wardround.site.finetune import Tuning, fine_tune
 from wardround.site.hospital import Hospital, Source, open_hospital, summarise
 from wardround.site.overlays import OverlayBook
 from wardround.site.patches import Batches
+from wardround.site.post import carried, leaving, received
 from wardround.site.scoring import full_scores, quick_scores
 from wardround.site.training import make_network, train
 
@@ -107,14 +108,21 @@ class Site:
         for part in (parts or {}).values():
             if not all_finite(part.arrays):
                 raise SiteError("the update holds non-finite values and was not sent")
-        return self._answers.commit(task, facts, parts, kept)
+        if parts is None or task.verb != "train":
+            return self._answers.commit(task, facts, None if parts is None else pack(parts), kept)
+        transfer = self._plan.transfer
+        packed, kept = leaving(parts, sent["weights"].arrays, transfer, kept or {})
+        return self._answers.commit(task, facts, packed, kept, transfer.zstd or None)
 
     def _received(self, task: Task, tensors: Path | None) -> dict[str, Part]:
         if task.tensors is None:
             return {}
         if tensors is None or file_digest(tensors) != task.tensors:
             raise SiteError("the model that arrived is not the one that the task names (wrong digest)")
-        return unpack(tensors)
+        return received(tensors, self._plan.transfer, self._setting.folder, self._numbers)
+
+    def _numbers(self) -> int:
+        return count(exchange(make_network(self._plan, self._machine, None)).values())
 
     def _describe(self, _task: Task, _sent: dict[str, Part]) -> Work:
         hospital, machine = self._hospital, self._machine
@@ -150,7 +158,7 @@ class Site:
                 plan, companion, machine, batches, model, before, task.first_update, tell
             )
             kept, facts = {**kept, **own}, personal.both(facts, more)
-        return facts, parts, kept
+        return facts, parts, kept | carried(before)
 
     def _models(self, task: Task, sent: dict[str, Part]) -> tuple[Arrays, Arrays | None]:
         """The model that was sent, as it is at this site, and the site's own whole model where it has one."""

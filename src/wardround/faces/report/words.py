@@ -10,6 +10,7 @@ from wardround.faces.report.collect import at
 from wardround.faces.report.personal_words import end_words, kept_words, once_words, unseen_words
 from wardround.faces.report.shown import counted, listed, size, whole
 from wardround.faces.report.strategy_words import more_leaves, strategy_words
+from wardround.faces.report.transfer_words import contribution_words, encoding_words, received_words
 
 Json = Mapping[str, Any]
 
@@ -78,7 +79,7 @@ def _round(plan: Json) -> tuple[str, ...]:
     batch, patch = at(training, "batch"), at(training, "patch", [])
     optimiser = str(at(training, "optimiser.name", ""))
     pieces = f" of {batch} pieces ({' × '.join(map(str, patch))} voxels each)" if batch and patch else ""
-    sentences = ["Every site receives the current model."]
+    sentences = [received_words(plan)]
     if at(training, "steps"):
         sentences.append(
             f"It takes {counted(at(training, 'steps'), 'optimiser step')} on its own training cases, each on a batch"
@@ -135,9 +136,10 @@ def leaves(plan: Json, model_bytes: float | None = None) -> tuple[str, ...]:
     sentences = [
         "Once: a description of the data in sums (numbers of cases and subjects, what was left out by reason, voxel "
         "sizes, image sizes, mean intensities, a histogram of label volumes, the kind of computer).",
-        f"Each round: the trained weights{big}{rest}, the number of training cases and steps, the mean loss and "
+        f"Each round: {contribution_words(plan)}{big}{rest}, the number of training cases and steps, the mean loss and "
         "timings.",
         more_leaves(plan),
+        encoding_words(plan),
         "Each time the model is scored, and once on the test cases at the end: sums over cases of the metrics.",
         *once_words(plan),
         who_sees(plan),
