@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from tiny import make_plan, plan_dict, write_case, write_site
-from wardround.core.messages import Answer, ScoreFacts, SiteFailed, SiteSummary, Task, TrainFacts
+from wardround.core.messages import Answer, InitFacts, ScoreFacts, SiteFailed, SiteSummary, Task, TrainFacts
+from wardround.core.parcels import Packed
 from wardround.core.weights import Part, file_digest, pack, read_tensors, unpack, weights_digest, write_tensors
 from wardround.planning.plan import Plan
+from wardround.site.answers import Answers
 from wardround.site.hospital import Source
 from wardround.site.worker import Setting, Site
 
@@ -210,3 +212,26 @@ def test_the_store_is_built_once_and_anew_when_an_image_changes(folder: Path, st
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def test_an_older_round_is_answered_again_after_the_coordinator_went_back_to_a_backup(tmp_path: Path) -> None:
+    """Its model decides: the same one gets the stored answer, another one a new answer, and nothing breaks."""
+    answers = Answers(tmp_path / "answers", "A")
+    plan = make_plan()
+    facts = InitFacts(parameters=1)
+
+    def task(number: int, model: str) -> Task:
+        return Task(plan=plan.digest(), round=number, verb="train", tensors=model * 64)
+
+    def packed(value: float) -> Packed:
+        return pack({"weights": Part({"w": np.full(2, value, np.float32)}, 1.0)})
+
+    for number in range(5):
+        answers.commit(task(number, "a"), facts, packed(number), None)
+    again = answers.commit(task(1, "a"), facts, packed(1), None)  # pruned long ago: answered anew, and kept
+    assert answers.stored(task(1, "a")) == again
+    assert answers.stored(task(4, "a")) is not None
+    assert answers.stored(task(1, "b")) is None  # another course of the run
+    assert answers.stored(task(4, "a")) is None
+    new = answers.commit(task(1, "b"), facts, packed(7), None)
+    assert answers.stored(task(1, "b")) == new

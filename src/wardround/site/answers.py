@@ -4,11 +4,13 @@
 
     answers/000007-train-0/reply.json             (or -validate-0, -finetune-0, ...)
                            tensors.safetensors   what leaves; tensors.safetensors.zst where it is compressed
+                           asked.json            digest of the model that the task came with
                            kept.safetensors      what never leaves: the site's state after this round
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from wardround.core.weights import Array, Arrays, file_digest, map_tensors, read
 KEEP_ROUNDS = 2
 TENSORS = "tensors.safetensors"
 COMPRESSED = TENSORS + ".zst"
+ASKED = "asked.json"
 
 
 class Answers:
@@ -40,6 +43,9 @@ class Answers:
         reply = Reply.model_validate_json((place / "reply.json").read_bytes())
         if reply.task != task.id:
             raise SiteError("a task of another plan has the same place: each plan needs its own site folder")
+        if json.loads((place / ASKED).read_bytes()) != task.tensors:
+            self._forget_from(task.round)
+            return None
         compressed = place / COMPRESSED
         leaving = compressed if compressed.is_file() else place / TENSORS
         return Answer(reply, leaving if reply.tensors else None)
@@ -64,6 +70,7 @@ class Answers:
         if kept:
             write_tensors(scratch / "kept.safetensors", kept)
         reply = Reply(task=task.id, site=self._site, facts=facts, tensors=digest, size=size)
+        write_bytes(scratch / ASKED, json.dumps(task.tensors).encode())
         write_bytes(scratch / "reply.json", reply.model_dump_json().encode())
         scratch.replace(place)
         self._prune(task)
@@ -98,12 +105,21 @@ class Answers:
         path = self._folder / f"{task.round:06d}-finetune-0" / "kept.safetensors"
         return read_tensors(path) if path.is_file() else {}
 
+    def _forget_from(self, number: int) -> None:
+        """Another model is asked about under the same id: the coordinator went back to a backup.
+
+        What was answered since then belongs to a course of the run that nobody knows any more.
+        """
+        for path in self._folder.iterdir():
+            if path.suffix != ".part" and int(path.name[:6]) >= number:
+                shutil.rmtree(path)
+
     def _place(self, task: Task) -> Path:
         return self._folder / f"{task.round:06d}-{task.verb}-{task.step}"
 
     def _prune(self, task: Task) -> None:
         # The last accepted round, and that of the best model, may lie far back: they are kept.
-        needed = {task.accepted.get(self._site), task.best.get(self._site)}
+        needed = {task.round, task.accepted.get(self._site), task.best.get(self._site)}
         rounds = sorted({int(path.name[:6]) for path in self._folder.iterdir() if path.suffix != ".part"})
         stay = {*rounds[-KEEP_ROUNDS:], *needed}
         for path in self._folder.iterdir():
