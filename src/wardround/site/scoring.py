@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,13 +49,17 @@ def score(plan: Plan, reference: NDArray[np.uint8], prediction: NDArray[np.uint8
     )
 
 
-def quick_scores(plan: Plan, machine: Machine, network: nn.Module, cases: Iterable[StoredCase]) -> Scores:
+def quick_scores(
+    plan: Plan, machine: Machine, network: nn.Module, cases: Sequence[StoredCase], tell: Progress | None = None
+) -> Scores:
     """Dice only, on the prepared grid: what selects and stops. Never given test cases."""
-    parts = []
+    parts: list[Scores] = []
     for case in cases:
         winner = predict_probabilities(plan, machine, network, case.image).argmax(0).astype(np.uint8)
         found = overlap_only(tuple(plan.task.labels), np.asarray(case.label), winner)
         parts.append(outlined(plan, found, case.unlabelled))
+        if tell is not None:
+            tell(len(parts), len(cases))
     return merge_all(parts, Scores())
 
 

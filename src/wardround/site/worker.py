@@ -172,7 +172,9 @@ class Site:
         begin, cases = time.perf_counter(), self._hospital.part("validation")
         networks = [make_network(self._plan, self._machine, m) for m in self._models(task, sent) if m is not None]
         prepared = time.perf_counter()
-        scores = [quick_scores(self._plan, self._machine, network, cases) for network in networks]
+        scores = [
+            quick_scores(self._plan, self._machine, network, cases, self._told("validating")) for network in networks
+        ]
         own = scores[1] if len(scores) > 1 else None
         return ScoreFacts(scores=scores[0], personal=own, seconds=_seconds(begin, prepared)), None, None
 

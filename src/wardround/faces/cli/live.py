@@ -14,7 +14,7 @@ from rich.table import Table
 
 from wardround.faces.alerts import alert_words
 
-VERBS = {"preparing": "preparing images", "training": "training", "testing": "testing"}
+VERBS = {"preparing": "preparing images"}
 
 
 class LiveRun:
