@@ -124,9 +124,15 @@ class Interceptor(Background):
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 await writer.drain()
             await writer.start_tls(self._context(target[0]))
-            back, far = await asyncio.open_connection(*target, ssl=self._upstream, server_hostname=target[0])
-            while await self._exchange(reader, writer, back, far):
-                pass
+            back, far = await self._reach(target)
+            while True:
+                request = _Parsed(httptools.HttpRequestParser)
+                raw = await request.read(reader)
+                if back.at_eof() or far.is_closing():  # the server ended an idle connection
+                    far.transport.abort()
+                    back, far = await self._reach(target)
+                if not await self._exchange(request, raw, writer, back, far):
+                    break
         except (OSError, asyncio.IncompleteReadError, httptools.HttpParserError):
             pass
         finally:
@@ -134,16 +140,18 @@ class Interceptor(Background):
                 if end is not None:
                     end.transport.abort()
 
+    async def _reach(self, target: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*target, ssl=self._upstream, server_hostname=target[0])
+
     async def _exchange(
         self,
-        reader: asyncio.StreamReader,
+        request: _Parsed,
+        raw: bytes,
         writer: asyncio.StreamWriter,
         back: asyncio.StreamReader,
         far: asyncio.StreamWriter,
     ) -> bool:
-        this = Exchange()
-        request = _Parsed(httptools.HttpRequestParser)
-        this.raw_request = await request.read(reader)
+        this = Exchange(raw_request=raw)
         this.method, this.target = request.parser.get_method().decode(), request.url
         this.headers, this.body = request.headers, bytes(request.body)
         if self._limit is not None and len(this.body) > self._limit:

@@ -9,9 +9,13 @@ import pytest
 from runs_kit import Stuck, World
 
 from tiny import make_plan
+from wardround import __version__
 from wardround.core.messages import Answer, InitFacts, SiteFailed, Task, TrainFacts
+from wardround.faces.report.page import write_report
+from wardround.runtimes.https.duties import next_for
 from wardround.runtimes.https.networked import outcome_for
 from wardround.runtimes.https.transport import fault_of, needed
+from wardround.runtimes.https.wire import PROTOCOL, Poll, Results
 
 WHOLE = 7.0  # site A draws 0 + 1; each of two rounds adds the mean step (1 + 2 + 6) / 3
 STALL = 60
@@ -67,6 +71,15 @@ def test_every_site_is_told_its_own_scores_alone(world: World) -> None:
     assert outcome_for(outcome, "D")["own"] == {}
 
 
+def test_what_a_site_fetches_holds_no_other_sites_scores(world: World) -> None:
+    world.submit()
+    world.conduct()
+    poll = Poll(protocol=PROTOCOL, software=__version__, knows=(world.digest,))
+    told = next_for(poll, world.office.store.views("B"), __version__).do
+    assert isinstance(told, Results)
+    assert list(told.outcome["own"]) == ["B"]
+
+
 def test_nothing_is_asked_before_a_quorum_approved(world: World) -> None:
     world.submit(approved="A")
     with pytest.raises(Stuck):
@@ -84,6 +97,18 @@ def test_a_late_approval_joins_at_the_next_round(world: World) -> None:
     assert ("C", 0, "train", "pending") in world.failures()
     assert not [f for f in world.failures() if f[1:] == (1, "train", "pending")]
     assert [(e["site"], e["standing"]) for e in world.events("site_standing")][-1] == ("C", "approved")
+
+
+def test_the_report_shows_who_was_missing_and_why(world: World) -> None:
+    world.submit(approved="AB")
+    once(world, "train", 0, lambda: world.stand("C", "approved"))
+    once(world, "train", 1, lambda: world.stand("B", "revoked", "new ethics vote"))
+    world.conduct()
+    page = write_report(world.place).read_text()
+    assert "C, round 1: not approved yet" in page
+    assert "C, round 2: took part" in page
+    assert "B, round 2: refused" in page
+    assert "revoked its approval: new ethics vote" in page
 
 
 def test_a_revocation_in_the_middle_of_a_task_counts_the_site_out_at_once(world: World) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ from site_kit import PLAN, Coordinator, FakePool, agent_of, approve, coordinatin
 
 from wardround.core.audit import read_entries, verify
 from wardround.core.messages import Answer, SiteFailed
-from wardround.core.rundir import RunDir
 from wardround.core.weights import file_digest
 from wardround.runtimes.https.agent import Agent
 from wardround.runtimes.https.connection import Link
@@ -77,28 +75,6 @@ def entries(home: Home, event: str, **facts: Any) -> list[dict[str, Any]]:
 
 def outcome(coordinator: Coordinator, task_id: str) -> Any:
     return coordinator.store.outcomes(task_id).get("A")
-
-
-def test_before_approval_nothing_leaves_but_that_it_waits(
-    coordinator: Coordinator, home: Home, wire: list[tuple[str, str, bytes]]
-) -> None:
-    coordinator.ask("describe")
-    pool = FakePool()
-    agent = agent_of(home, pool)
-    for _ in range(4):
-        agent.step()
-    bodies = {json.dumps(json.loads(body), sort_keys=True) for _, _, body in wire if body}
-    said = [json.loads(body) for body in bodies]
-    assert sorted(message.pop("wait", None) is None for message in said) == [False, False, True]
-    polls = [message for message in said if "protocol" in message]
-    assert all(message.keys() == {"protocol", "software", "knows", "fetched"} for message in polls)
-    assert [m for m in said if "protocol" not in m] == [
-        {"plan": DIGEST, "standing": "pending", "reason": "waiting for approval"}
-    ]
-    assert {target.partition("?")[0] for _, target, _ in wire} == {"/v1/next", "/v1/consent", f"/v1/plans/{DIGEST}"}
-    assert not pool.asked
-    assert coordinator.store.standings(DIGEST) == {"A": "pending"}
-    assert (home.requests / f"{DIGEST}.json").read_bytes() == PLAN.canonical().encode()
 
 
 def test_work_is_fetched_answered_sent_written_down_and_countersigned(
@@ -206,55 +182,6 @@ def test_killed_at_any_request_the_next_process_goes_on(
     assert verify(home.audit, read_heads(home.heads)).clean
 
 
-def test_a_decision_in_another_process_is_told_during_a_poll(coordinator: Coordinator, home: Home) -> None:
-    agent = agent_of(home)
-    agent.step()
-    agent.step()
-    assert coordinator.store.standings(DIGEST) == {"A": "pending"}
-    agent._hold.seconds = 20.0
-    told = threading.Event()
-    stand = coordinator.store.set_standing
-
-    def noticed(*arguments: Any) -> bool:
-        done = bool(stand(*arguments))
-        told.set()
-        return done
-
-    coordinator.store.set_standing = noticed
-    polling = threading.Thread(target=agent.step, daemon=True)
-    polling.start()
-    approve(home)
-    assert told.wait(10)
-    assert coordinator.store.standings(DIGEST) == {"A": "approved"}
-    coordinator.ask("describe")
-    polling.join(15)
-    assert not polling.is_alive()
-
-
-def test_revoked_in_the_middle_of_training_the_worker_is_killed_and_nothing_more_is_sent(
-    coordinator: Coordinator, home: Home, tmp_path: Path, wire: list[tuple[str, str, bytes]]
-) -> None:
-    pool = FakePool(hold=True)
-    agent = ready(home, pool)
-    task = coordinator.ask("train", model_file(tmp_path))
-    working = threading.Thread(target=agent.step, daemon=True)
-    working.start()
-    assert pool.begun.wait(15)
-    assert pool.closed == 0
-    approve(home, "revoked")
-    working.join(15)
-    assert not working.is_alive()
-    assert pool.closed == 1
-    assert outcome(coordinator, task.id) is None
-    agent.step()
-    assert coordinator.store.standings(DIGEST) == {"A": "revoked"}
-    assert coordinator.store.reasons(DIGEST) == {"A": "for a reason"}
-    agent.step()
-    assert len(pool.asked) == 1
-    assert not [target for _, target, _ in wire if target.endswith(("/reply", "/failure", "/moved"))]
-    assert not [target for method, target, _ in wire if method == "PUT"]
-
-
 def test_a_task_that_nobody_wants_any_more_is_stopped(
     coordinator: Coordinator, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,33 +225,6 @@ def test_signs_of_life_are_sent_of_progress_alone(
     assert isinstance(outcome(coordinator, task.id), Answer)
 
 
-def test_a_plan_that_was_tampered_with_after_approval_does_not_run(
-    coordinator: Coordinator, home: Home, tmp_path: Path
-) -> None:
-    pool = FakePool()
-    agent = ready(home, pool)
-    agent.step()
-    assert coordinator.store.standings(DIGEST) == {"A": "approved"}
-    path = home.requests / f"{DIGEST}.json"
-    path.write_bytes(path.read_bytes().replace(b"A tiny study", b"A huge study"))
-    coordinator.ask("describe")
-    agent.step()
-    agent.step()
-    assert not pool.asked
-    assert coordinator.store.standings(DIGEST) == {"A": "pending"}
-
-
-def test_what_the_policy_forbids_is_a_failure_with_the_rules_name_alone(coordinator: Coordinator, home: Home) -> None:
-    agent = ready(home)
-    text = home.policy.read_text()
-    home.policy.write_text(text.replace("tasks: [describe, init,", "tasks: [init,"))
-    task = coordinator.ask("describe")
-    agent.step()
-    failed = outcome(coordinator, task.id)
-    assert isinstance(failed, SiteFailed)
-    assert (failed.kind, failed.reason) == ("refused", "the site's policy does not allow it now (tasks)")
-
-
 def test_a_failure_at_the_site_is_told_once(coordinator: Coordinator, home: Home) -> None:
     agent = ready(home, FakePool(fails=True))
     task = coordinator.ask("describe")
@@ -335,51 +235,6 @@ def test_a_failure_at_the_site_is_told_once(coordinator: Coordinator, home: Home
     assert entries(home, "failed", plan=DIGEST, verb="describe")
     agent.step()
     assert len(entries(home, "failed")) == 1
-
-
-def test_the_results_become_a_run_directory(coordinator: Coordinator, home: Home, tmp_path: Path) -> None:
-    reports: list[str] = []
-    agent = ready(home, report=lambda _home, digest: reports.append(digest))
-    coordinator.ask("describe")
-    agent.step()
-    model = model_file(tmp_path)
-    coordinator.store.finish_run(DIGEST, model, {"mean_dice": 0.8})
-    agent.step()
-    run = RunDir(home.result(DIGEST))
-    assert run.model.read_bytes() == model.read_bytes()
-    assert run.read_json("outcome.json")["mean_dice"] == 0.8
-    assert (run.root / "plan.json").read_bytes() == PLAN.canonical().encode()
-    assert reports == [DIGEST]
-    agent.step()
-    assert reports == [DIGEST]
-    assert entries(home, "received", kind="model")
-
-
-def test_results_of_another_plan_are_left_out_and_stop_nothing(
-    coordinator: Coordinator, home: Home, tmp_path: Path
-) -> None:
-    agent = ready(home)
-    coordinator.ask("describe")
-    agent.step()
-    wrong = tmp_path / "wrong.safetensors"
-    wrong.write_bytes(model_file(tmp_path).read_bytes().replace(DIGEST.encode(), b"0" * 64))
-    coordinator.store.finish_run(DIGEST, wrong, {})
-    agent.step()
-    agent.step()
-    assert entries(home, "run_left_out", plan=DIGEST)
-    assert not (home.result(DIGEST) / "outcome.json").exists()
-
-
-def test_a_report_that_fails_costs_no_model(coordinator: Coordinator, home: Home, tmp_path: Path) -> None:
-    def fail(_home: Home, _digest: str) -> None:
-        raise RuntimeError("no pictures")
-
-    agent = ready(home, report=fail)
-    coordinator.ask("describe")
-    agent.step()
-    coordinator.store.finish_run(DIGEST, model_file(tmp_path), {})
-    agent.step()
-    assert (home.result(DIGEST) / "outcome.json").is_file()
 
 
 def test_a_coordinator_that_is_away_loses_nothing(
@@ -399,15 +254,6 @@ def test_a_coordinator_that_is_away_loses_nothing(
     while left[0] or outcome(coordinator, task.id) is None:
         agent.step()
     assert isinstance(outcome(coordinator, task.id), Answer)
-
-
-def test_a_revoked_site_hears_it_and_waits(coordinator: Coordinator, home: Home) -> None:
-    agent = ready(home)
-    coordinator.store.revoke("A", "left the federation")
-    agent.step()
-    found = json.loads(home.serving.read_text())
-    assert found["doing"] == "refused (revoked)"
-    assert "left the federation" in found["problem"] or "revoked" in found["problem"]
 
 
 def test_idle_polls_are_written_down_once(coordinator: Coordinator, home: Home) -> None:

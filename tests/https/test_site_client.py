@@ -62,6 +62,12 @@ def test_what_the_coordinator_did_not_sign_is_not_believed(fake: FakeCoordinator
     assert len(fake.asked) == 1
 
 
+def test_an_answer_that_drips_is_given_up(fake: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wardround.runtimes.https.client.SLOWEST", -1.0)
+    with pytest.raises(Untrusted, match="never ends"):
+        ask(fake)
+
+
 def test_an_old_answer_does_not_pass_for_a_new_one(fake: FakeCoordinator) -> None:
     ask(fake)
     first = fake.asked[0]

@@ -7,15 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from site_kit import QUICK, Coordinator, agent_of, coordinating, joined
 
 from tiny import write_site
 from wardround.core.errors import DatasetError, InputError, StorageError
 from wardround.runtimes.https import joining
 from wardround.runtimes.https.client import Rejected, client_of
-from wardround.runtimes.https.home import Home
+from wardround.runtimes.https.home import Home, coordinator_url
 from wardround.runtimes.https.invitations import read_invitation
 from wardround.runtimes.https.patience import Unreachable, Untrusted
 from wardround.runtimes.https.signing import key_id, public_hex
@@ -184,3 +187,16 @@ def test_a_key_that_others_can_read_is_closed_or_refused(
 
 def _die(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+@given(st.one_of(st.text(max_size=40), st.from_regex(r"https://[^/]{0,20}(:[0-9]{0,6})?/?", fullmatch=True)))
+def test_an_address_is_https_host_and_port_or_refused(text: str) -> None:
+    try:
+        url = coordinator_url(text)
+    except ValueError:
+        return
+    parts = urlsplit(url)
+    assert parts.scheme == "https"
+    assert parts.hostname
+    assert (parts.path, parts.query, parts.fragment, parts.username) == ("", "", "", None)
+    assert coordinator_url(f"{url}/") == url

@@ -92,8 +92,7 @@ def test_without_approval_nothing_is_sent_but_that_it_is_waited_for(net: Watched
             assert exchange.target == "/v1/next", exchange.target
             Poll.model_validate_json(exchange.body)
     assert standings == {"pending"}
-    trained = list(net.events(digest, "site_replied"))
-    assert {e["site"] for e in trained} == {"A"}
+    assert {e["site"] for e in net.events(digest, "site_replied")} == {"A"}
     assert {e["kind"] for e in net.events(digest, "site_failed")} == {"pending"}
 
 
@@ -116,7 +115,10 @@ def test_a_plan_that_was_changed_after_approval_does_not_run(net: Watched) -> No
     changed = json.loads(sound)
     changed["training"]["steps"] = 1000
     request.write_text(json.dumps(changed))
-    until(lambda: any(e["event"] == "tampered" for e in net.audit("B")), "B notices")
+    begin = len(net.proxy.seen)
+    pending = Consent(plan=digest, standing="pending", reason="waiting for approval").canonical().encode()
+    until(lambda: any(exchange.body == pending for exchange in net.said(begin)), "B takes its approval back")
+    until(lambda: any(e["event"] == "tampered" for e in net.audit("B")), "B writes it down")
     net.approve("A", digest)
     begin = len(net.proxy.seen)
     until(lambda: len(net.said(begin)) > 2, "B goes on asking")

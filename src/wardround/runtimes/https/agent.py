@@ -6,9 +6,10 @@ decision, taken in another process, is noticed within a second whatever the line
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import queue
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from wardround.runtimes.https.heads import countersign
 from wardround.runtimes.https.home import Home
 from wardround.runtimes.https.joining import due, rekey
 from wardround.runtimes.https.journal import Journal
-from wardround.runtimes.https.logs import say
+from wardround.runtimes.https.logs import ROOT, say
 from wardround.runtimes.https.patience import SHORTEST, Hold, Patience, Unreachable
 from wardround.runtimes.https.standings import Standings
 from wardround.runtimes.https.wire import PROTOCOL, Incompatible, Next, Nothing, Offer, Poll, Results, Work
@@ -44,7 +45,7 @@ class Parts:
 
     report: Report | None = None  # called with the digest of each run whose results came
     make: MakePool = lambda threads, log, progress: WorkerPool(1, threads, log, progress)  # see `Errands`
-    patience: Patience = field(default_factory=lambda: Patience(longest=15.0, tell=_tell))
+    patience: Patience = field(default_factory=lambda: Patience(longest=15.0, tell=_Tell()))
     hold: Hold = field(default_factory=Hold)
 
 
@@ -59,7 +60,7 @@ class Agent:
         self._journal = Journal(self._audit)
         options = {"patience": self._parts.patience, "leaving": self._journal, "warn": _warn}
         self._client: Client = client_of(home, self._settings, **options)
-        self._standings = Standings(home, self._consents, self._client)
+        self._standings = Standings(home, self._consents, self._client, self._ended)
         self._errands = Errands(home, self._settings, self._consents, self._client, self._journal, self._parts.make)
         self._hold, self._failures = self._parts.hold, 0
         self._key = self._key_stamp()
@@ -103,6 +104,9 @@ class Agent:
         except WardRoundError as error:  # a full disk, a coordinator of another version: people mend it meanwhile
             say("trouble", level=ERROR, reason=str(error))
             self._rest(str(error))
+        except Exception as error:
+            logging.getLogger(ROOT).exception("fault", extra={"facts": {}})
+            self._rest(f"a fault of Ward Round itself ({type(error).__name__}), see log.jsonl")
 
     def _poll(self) -> Next:
         poll = Poll(
@@ -179,7 +183,7 @@ class Agent:
         plan = self._consents.desk.plan(results.plan)
         self._status(f"fetching the results of run {results.plan[:12]}")
         fetch_results(self._home, self._settings, self._errands.transfers, self._journal, results, plan)
-        self._errands.close()
+        self._clear(results.plan)
         if self._parts.report is not None:
             try:
                 self._parts.report(self._home, results.plan)
@@ -201,7 +205,16 @@ class Agent:
         for digest in answer.stopped:
             if digest not in self._over:
                 self._over.add(digest)
+                self._clear(digest)
                 say("run_aborted", plan=digest[:12])
+
+    def _clear(self, digest: str) -> None:
+        """A run is over: its worker and what was downloaded for it are of no more use."""
+        self._errands.close()
+        shutil.rmtree(self._home.inbox(digest), ignore_errors=True)
+
+    def _ended(self) -> set[str]:
+        return {*fetched_results(self._home), *self._over}
 
     def _refused(self, error: Rejected) -> None:
         """A refusal of what was asked. A key that is not accepted may be mended in another process meanwhile."""
@@ -257,17 +270,24 @@ class Agent:
         if said != self._said:
             self._said = said
             state = {"pid": os.getpid(), "doing": doing, "problem": problem, "since": int(time.time())}
-            scratch = self._home.serving.with_suffix(".part")
-            scratch.write_text(json.dumps(state), encoding="utf-8")
-            scratch.replace(self._home.serving)
+            self._home.note_json(self._home.serving, state)
 
 
 def _together(known: list[str], over: set[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*sorted(over), *known]))[-MOST:]
 
 
-def _tell(error: Exception, seconds: float) -> None:
-    say("again", level=WARNING, reason=str(error), seconds=round(seconds, 1))
+class _Tell:
+    """Logs why something is tried again; the same reason once a minute."""
+
+    def __init__(self) -> None:
+        self._reason, self._until = "", 0.0
+
+    def __call__(self, error: Exception, seconds: float) -> None:
+        reason = str(error)
+        if reason != self._reason or time.monotonic() >= self._until:
+            self._reason, self._until = reason, time.monotonic() + LONG
+            say("again", level=WARNING, reason=reason, seconds=round(seconds, 1))
 
 
 def _warn(text: str) -> None:

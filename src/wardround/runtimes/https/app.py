@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeVar
 
 from cryptography.x509 import load_der_x509_certificate
@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from wardround.core.errors import StorageError
 from wardround.core.frozen import Frozen
 from wardround.runtimes.https.asgi import PACE, Exchange, Gone, Headers, Receive, Scope, Send, check_body
+from wardround.runtimes.https.beats import Beats
 from wardround.runtimes.https.bell import Bell
 from wardround.runtimes.https.endpoints import Call
 from wardround.runtimes.https.forms import read_json
@@ -34,7 +35,7 @@ from wardround.runtimes.https.wire import Join
 
 T = TypeVar("T")
 Certificates = Literal["off", "optional", "required"]
-THREADS = 8
+QUICK, SLOW = 2, 4  # threads for what reads; for what waits for the disk. More only wait for each other
 AT_ONCE = 16  # requests of one key
 SAW = 5.0  # seconds between notes of who called
 JSON = (b"content-type", b"application/json")
@@ -48,11 +49,11 @@ class App:
         self.office, self.metrics = office, Metrics(office.store)
         self.bell, self.uploads = Bell(office.store), Uploads(office.store.blobs)
         self.guard = Guard(office.store, office.settings.id)
-        self.throttle = Throttle()
+        self.throttle, self.beats = Throttle(), Beats()
         self._certificates, self._pace = certificates, pace
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+        self._quick = ThreadPoolExecutor(QUICK, thread_name_prefix="quick")
+        self._slow = ThreadPoolExecutor(SLOW, thread_name_prefix="slow")
         self._busy: Counter[str] = Counter()
-        self._saw: dict[str, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -69,13 +70,18 @@ class App:
         """Let long polls end."""
         await self.bell.stop()
 
-    async def thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run something that waits for the disk."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+    async def quick(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run something short in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._quick, function, *arguments)
+
+    async def slow(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run something that waits for the disk in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._slow, function, *arguments)
 
     def submit(self, function: Callable[[], object]) -> None:
-        """As `thread`, without waiting for it."""
-        self._threads.submit(function)
+        """As `slow`, without waiting for it."""
+        with suppress(RuntimeError):  # the server is ending
+            self._slow.submit(function)
 
     def signed(self, exchange: Exchange, status: int, body: bytes) -> tuple[Headers, bytes]:
         """A JSON response with its signature."""
@@ -89,15 +95,15 @@ class App:
             return []
         return [(name.encode(), value.encode()) for name, value in headers.items()]
 
-    async def answer(self, exchange: Exchange, function: Callable[[], Frozen | bytes], status: int = 200) -> None:
+    async def answer(self, exchange: Exchange, function: Callable[[], Frozen | bytes], quick: bool = False) -> None:
         """Run ``function`` in a thread, and send what it returns, signed."""
 
         def prepare() -> tuple[Headers, bytes]:
             value = function()
-            return self.signed(exchange, status, value if isinstance(value, bytes) else _json(value))
+            return self.signed(exchange, 200, value if isinstance(value, bytes) else _json(value))
 
-        headers, body = await self.thread(prepare)
-        await exchange.begin(status, headers, len(body))
+        headers, body = await (self.quick(prepare) if quick else self.slow(prepare))
+        await exchange.begin(200, headers, len(body))
         await exchange.write(body, more=False)
 
     async def _http(self, exchange: Exchange) -> None:
@@ -140,7 +146,7 @@ class App:
             caller, body = await self._stranger(exchange, size)
             await self.answer(exchange, lambda: route.answers(self.office, Call(caller, parts, "", body)))
             return
-        caller = await self.thread(self._admit, exchange)
+        caller = await self.quick(self._admit, exchange)
         exchange.facts["who"] = caller.name
         if caller.role not in route.roles:
             raise Refusal("forbidden", "this is not for you")
@@ -174,9 +180,7 @@ class App:
         connection = exchange.state.get("connection")
         if connection is not None:
             connection.admitted = True
-        now = time.monotonic()
-        if now - self._saw.get(caller.name, -SAW) >= SAW:
-            self._saw[caller.name] = now
+        if self.beats.due(SAW, "saw", caller.name):
             self.office.store.saw(caller.name)
         return caller
 
@@ -184,7 +188,7 @@ class App:
         message = exchange.message
         body = await exchange.body(size)
         request = read_json(body, Join)
-        caller = await self.thread(self.guard.admit_new, message.method, message.target, exchange.headers, request)
+        caller = await self.quick(self.guard.admit_new, message.method, message.target, exchange.headers, request)
         check_body(body, caller.body)
         return caller, body
 
@@ -213,7 +217,7 @@ class App:
         if exchange.started:
             exchange.drop()
             return
-        headers, body = await self.thread(prepare)
+        headers, body = await self.slow(prepare)
         if status in {408, 413}:
             headers.append((b"connection", b"close"))
         try:
@@ -246,7 +250,8 @@ class App:
         await receive()
         await self.stop()
         self.uploads.close()
-        self._threads.shutdown(wait=False)
+        self._quick.shutdown(wait=False)
+        self._slow.shutdown(wait=False)
         await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -180,7 +180,7 @@ class Client:
             return verify_response(raw.status, dict(raw.headers), request, self._coordinator).digest
         except BadSignature as error:
             raw.close()
-            raise Untrusted(stranger(self.link, raw, error)) from error
+            raise Untrusted(stranger(self.link, raw, error), raw.status) from error
 
     def _refused(self, response: Incoming) -> Refused | None:
         if response.status < 400:

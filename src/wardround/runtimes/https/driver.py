@@ -28,6 +28,7 @@ class Driver:
         self._again: dict[str, float] = {}  # when a run that stumbled may be tried again
         self._watch = threading.Thread(target=self._look_after, name="runs", daemon=True)
         self._seen = -1
+        self._closed: set[str] = set()  # aborted runs whose logs say so
 
     def start(self) -> None:
         """Begin. Runs go on where they were when the last server ended, however it ended."""
@@ -65,11 +66,14 @@ class Driver:
 
     def _open(self, row: RunRow) -> bool:
         """Whether there is something to do: an aborted run's log has to say so, also if nobody served meanwhile."""
-        if row.state != "aborted":
+        if row.state != "aborted" or row.digest in self._closed:
             return row.state in ("waiting", "running")
         log = run_dir(self._means.office.folder, row.digest).events
         stops = [event for event in read_events(log) if event["event"] == "run_stopped"]
-        return log.is_file() and not (stops and stops[-1]["reason"] == "aborted")
+        open_ = log.is_file() and not (stops and stops[-1]["reason"] == "aborted")
+        if not open_:
+            self._closed.add(row.digest)
+        return open_
 
     def _conduct(self, digest: str) -> None:
         try:

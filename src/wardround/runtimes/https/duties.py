@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
+from wardround.runtimes.https.networked import outcome_for
 from wardround.runtimes.https.state_runs import View
 from wardround.runtimes.https.wire import PROTOCOL, Incompatible, Next, Nothing, Offer, Poll, Results, Work
 
@@ -48,7 +50,8 @@ def _do(poll: Poll, views: Sequence[View], software: str) -> Do:
             return Work(task=view.work, size=view.work_size)
     for view in views:
         if _may_have_results(view) and view.model is not None and view.digest not in poll.fetched:
-            return Results(plan=view.digest, model=view.model, size=view.size, outcome=view.outcome)
+            outcome = outcome_for(json.loads(view.outcome), view.site)
+            return Results(plan=view.digest, model=view.model, size=view.size, outcome=outcome)
     return Nothing()
 
 

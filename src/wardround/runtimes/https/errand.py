@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from logging import WARNING
 from pathlib import Path
@@ -145,7 +146,7 @@ class Errands:
             except queue.Empty:
                 what, value = "", None
             if what == "done":
-                return value.result()  # type: ignore[no-any-return] # the pool's futures hold nothing else
+                return self._result(task, value)
             if what == "progress":
                 signs.newest = value
             if what == "moved" and not signs.wanted(value):
@@ -156,6 +157,15 @@ class Errands:
                 checked = time.monotonic()
                 self._check_or_kill(task)
                 signs.send()
+
+    def _result(self, task: Task, future: Future[Answer | SiteFailed]) -> Answer | SiteFailed:
+        error = future.exception()
+        if error is None:
+            return future.result()
+        say("worker_fault", level=WARNING, task=_short(task), error=f"{type(error).__name__}: {error}")
+        self.close()
+        reason = "the site's process answered what is no answer; details are in the site's own log"
+        return SiteFailed(task=task.id, site=self._settings.name, kind="error", reason=reason)
 
     def _check_or_kill(self, task: Task) -> None:
         try:

@@ -27,17 +27,18 @@ def countersign(home: Home, settings: SiteSettings, client: Client, audit: Audit
         Unreachable: see `Client.call`.
     """
     mark = audit.head()
-    known = home.read_json(home.heads_seen, [])
+    known = home.noted_json(home.heads_seen, [])
     seen = _seen(home, settings, known)
     answer = _exchange(client, OwnHead(length=mark.length, hash=mark.hash, seen=seen), audit)
     ours = SignedHead(length=mark.length, hash=mark.hash, time=answer.time, signature=answer.signature)
     if not signed_by_coordinator(settings, ours):
         raise WardRoundError("the coordinator's signature over the audit log's head is wrong")
     _compare(known, answer.own, audit)
-    home.write_json(home.heads_seen, [*known, {**answer.own.model_dump(), "time": answer.time}][-KEEP:])
+    home.note_json(home.heads_seen, [*known, {**answer.own.model_dump(), "time": answer.time}][-KEEP:])
     add_head(home.heads, ours)
-    audit.append("head_signed", entry=mark.length, sha256=mark.hash, signed=answer.time, signature=answer.signature)
-    audit.append("head_seen", entry=answer.own.length, sha256=answer.own.hash, shown=answer.time)
+    signed = {"entry": mark.length, "sha256": mark.hash, "signed": answer.time, "signature": answer.signature}
+    theirs = {"coordinator_entry": answer.own.length, "coordinator_sha256": answer.own.hash}
+    audit.append("head_signed", **signed, **theirs)
 
 
 def signed_by_coordinator(settings: SiteSettings, signed: SignedHead) -> bool:

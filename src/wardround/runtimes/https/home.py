@@ -24,19 +24,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 from pydantic import Field, NonNegativeInt, field_validator
 
 from wardround.core.documents import load_document
@@ -44,6 +37,7 @@ from wardround.core.errors import InputError, StorageError
 from wardround.core.frozen import Frozen
 from wardround.core.messages import SiteName
 from wardround.data.spec import DatasetSpec
+from wardround.runtimes.https.keys import load_key, write_key
 from wardround.runtimes.https.wire import PIECE, Federation, Version
 from wardround.site.private_files import write_private
 
@@ -55,20 +49,20 @@ __all__ = ["Home", "SiteSettings", "coordinator_url", "load_key", "sync_folder",
 ENVIRONMENT = "WARDROUND_SITE"
 DEFAULT = Path("wardround-site")
 LEAST_PIECE = 256 << 10
+_URL = re.compile(r"https://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
 
 Folder = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 def coordinator_url(text: str) -> str:
     """``https://host[:port]`` without a slash at the end. Raises ValueError for anything else."""
-    parts = urlsplit(text.strip())
-    if parts.scheme != "https" or not parts.hostname or parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("should be https://host or https://host:port")
-    if parts.path not in ("", "/"):
-        raise ValueError("should have no path after the host: the coordinator answers at /v1")
-    if not (parts.port is None or 0 < parts.port < 65536):
+    url = text.strip().removesuffix("/")
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise ValueError("should be https://host or https://host:port, with nothing after it")
+    if match[2] is not None and not 0 < int(match[2]) < 65536:
         raise ValueError("has a port that does not exist")
-    return f"https://{parts.netloc}"
+    return url
 
 
 class SiteSettings(Frozen):
@@ -218,14 +212,18 @@ class Home:
         """Write a readable JSON file atomically, mode 0600."""
         write_private(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
-    def read_json(self, path: Path, default: Any = None) -> Any:
-        """A JSON file of this folder, or ``default`` where it does not exist. Raises StorageError."""
+    def note_json(self, path: Path, value: Any) -> None:
+        """As `write_json`, for what a power cut may take back: it does not wait for the disk."""
+        scratch = path.with_name(f"{path.name}.part")
+        scratch.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+        scratch.replace(path)
+
+    def noted_json(self, path: Path, default: Any) -> Any:
+        """What `note_json` wrote; ``default`` where that is not there any more, or not whole."""
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (OSError, ValueError):
             return default
-        except (OSError, ValueError) as error:
-            raise StorageError(f"{path} cannot be read ({error}); nobody but Ward Round should write it") from error
 
     def key(self) -> Ed25519PrivateKey:
         """The site's key. Raises StorageError where it is missing, damaged, or open to others."""
@@ -263,32 +261,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def write_key(path: Path, key: Ed25519PrivateKey) -> None:
-    """Write a private key, mode 0600."""
-    write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-
-
-def load_key(path: Path) -> Ed25519PrivateKey:
-    """Read a private key.
-
-    Raises:
-        StorageError: it is missing, damaged, or can be read by others on this machine.
-    """
-    try:
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
-        if path.stat().st_mode & 0o077:
-            raise StorageError(
-                f"{path} can be read by others and that cannot be changed there: move the folder to a file system "
-                "with permissions"
-            )
-        key = load_pem_private_key(path.read_bytes(), None)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise StorageError(f"{path} is damaged: restore it from a backup, or ask for a new invitation") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise StorageError(f"{path} is not an Ed25519 key")
-    return key

@@ -181,9 +181,9 @@ def _introduce(invitation: Invitation) -> Federation:
         if verify_response(raw.status, dict(raw.headers), request, key).digest != hashlib.sha256(body).digest():
             raise BadSignature("its body is not the one that was signed")
     except ValidationError as error:
-        raise Untrusted(stranger(link, raw, "it says nothing that is known")) from error
+        raise Untrusted(stranger(link, raw, "it says nothing that is known"), raw.status) from error
     except BadSignature as error:
-        raise Untrusted(stranger(link, raw, error)) from error
+        raise Untrusted(stranger(link, raw, error), raw.status) from error
     _check_protocol(federation)
     return federation
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,27 +55,32 @@ def make_run_dir(folder: Path, plan: Plan, roster: Sequence[str], text: str | No
 
 def _make(place: RunDir, plan: Plan, roster: Sequence[str]) -> None:
     place.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    growing = RunDir(place.root.with_name(place.root.name + ".part"))
-    shutil.rmtree(growing.root, ignore_errors=True)
-    growing.make()
-    (growing.root / "plan.json").write_text(plan.canonical(), encoding="utf-8")
-    growing.write_json("sites.json", {"sites": {site: {} for site in roster}, "baselines": []})
-    growing.write_json(
-        "run.json",
-        {
-            "arm": ARM,
-            "name": ARM,
-            "plan": plan.digest(),
-            "seed": plan.seed,
-            "sites": list(roster),
-            "simulation": False,
-            "software": __version__,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine_facts(),
-            "baselines": [],
-        },
-    )
-    growing.root.replace(place.root)
+    growing = RunDir(Path(tempfile.mkdtemp(prefix=f"{place.root.name}-", suffix=".part", dir=place.root.parent)))
+    try:
+        growing.make()
+        (growing.root / "plan.json").write_text(plan.canonical(), encoding="utf-8")
+        growing.write_json("sites.json", {"sites": {site: {} for site in roster}, "baselines": []})
+        growing.write_json("run.json", _facts(plan, roster))
+        growing.root.replace(place.root)
+    except OSError:
+        shutil.rmtree(growing.root, ignore_errors=True)
+        if not (place.root / "run.json").is_file():  # else another process was first
+            raise
+
+
+def _facts(plan: Plan, roster: Sequence[str]) -> dict[str, Any]:
+    return {
+        "arm": ARM,
+        "name": ARM,
+        "plan": plan.digest(),
+        "seed": plan.seed,
+        "sites": list(roster),
+        "simulation": False,
+        "software": __version__,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine_facts(),
+        "baselines": [],
+    }
 
 
 def reached(place: RunDir) -> State | None:

@@ -20,7 +20,11 @@ class Unreachable(RunError):
 
 
 class Untrusted(Unreachable):
-    """What answered is not the coordinator: nothing that it says counts."""
+    """What answered is not the coordinator: nothing that it says counts. ``status`` is that of HTTP, if any."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        self.status = status
+        super().__init__(message)
 
 
 @dataclass(frozen=True)

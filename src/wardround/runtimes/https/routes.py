@@ -11,7 +11,7 @@ from wardround.core.messages import Verb
 from wardround.runtimes.https import endpoints
 from wardround.runtimes.https.endpoints import Answering
 from wardround.runtimes.https.forms import DIGEST, NUMBER
-from wardround.runtimes.https.wire import MESSAGE, PIECE
+from wardround.runtimes.https.wire import MESSAGE, PIECE, WHOLE
 
 SMALL = 16 << 10  # bytes of messages that hold nothing long
 SITE = frozenset({"site"})
@@ -63,7 +63,7 @@ ROUTES = (
     Route("consent", "POST", "/v1/consent", "json", endpoints.consent, SMALL),
     Route("blob", "GET", f"/v1/blobs/(?P<sha256>{DIGEST})", "download"),
     Route("received", "GET", f"{_TASK}/tensors", "json", endpoints.received),
-    Route("tensors", "PUT", f"{_TASK}/tensors", "upload", most=PIECE),
+    Route("tensors", "PUT", f"{_TASK}/tensors", "upload", most=WHOLE),
     Route("reply", "POST", f"{_TASK}/reply", "json", endpoints.reply, MESSAGE),
     Route("failure", "POST", f"{_TASK}/failure", "json", endpoints.failure, SMALL),
     Route("moved", "POST", f"{_TASK}/moved", "json", endpoints.moved, SMALL),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ def site_status(home: Home) -> dict[str, Any]:
     """JSON-ready facts; nothing is asked of the coordinator. Raises InputError where site.json has faults."""
     settings, desk = home.settings(), Desk(home.root)
     served = _served(home)
-    doing = _doing(home) if served else {}
+    doing = home.noted_json(home.serving, {}) if served else {}
     decisions = [desk.decision(digest) for digest in desk.digests()]
     return {
         "site": settings.name,
@@ -41,11 +40,3 @@ def _served(home: Home) -> bool:
     except StorageError:
         return True
     return False
-
-
-def _doing(home: Home) -> dict[str, Any]:
-    try:
-        found = json.loads(home.serving.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
+from wardround.core.errors import InputError
 from wardround.core.messages import Digest
 from wardround.runtimes.https.client import Client, Rejected
 from wardround.runtimes.https.home import Home
@@ -21,10 +22,16 @@ class Standings:
     """Keeps the coordinator's picture of this site's approvals up to date. ``told.json`` outlives the process."""
 
     def __init__(
-        self, home: Home, consents: Consents, client: Client, clock: Callable[[], float] = time.monotonic
+        self,
+        home: Home,
+        consents: Consents,
+        client: Client,
+        over: Callable[[], Collection[str]] = tuple,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._home, self._consents, self._client, self._clock = home, consents, client, clock
-        self._told: dict[str, Any] = home.read_json(home.told, {})
+        """``over``: digests of runs that ended; of these only what people decide is told, the dataset may change."""
+        self._home, self._consents, self._client, self._over, self._clock = home, consents, client, over, clock
+        self._told: dict[str, Any] = home.noted_json(home.told, {})
         self._seen: Stamp | None = None
         self._due = 0.0
 
@@ -37,11 +44,10 @@ class Standings:
         seen = self._stamp()
         if seen == self._seen and self._clock() < self._due:
             return
-        for request in self._consents.all():
-            consent = Consent(
-                plan=request.digest, standing=request.permission.standing, reason=request.permission.reason
-            )
-            if self._told.get(request.digest) != _key(consent):
+        over = self._over()
+        for digest in self._consents.desk.digests():
+            consent = self._decided(digest) if digest in over else self._stands(digest)
+            if consent is not None and self._told.get(digest) != _key(consent):
                 self.say(consent)
         self._seen, self._due = seen, self._clock() + EVERY
 
@@ -54,12 +60,24 @@ class Standings:
                 raise
         say("standing_told", plan=consent.plan[:12], standing=consent.standing, reason=consent.reason)
         self._told[consent.plan] = _key(consent)
-        self._home.write_json(self._home.told, self._told)
+        self._home.note_json(self._home.told, self._told)
 
     def again(self, digest: Digest) -> None:
         """Send how the site stands to a plan, where the coordinator seems to think otherwise."""
+        self.say(self._stands(digest))
+
+    def _stands(self, digest: Digest) -> Consent:
         permission = self._consents.request(digest).permission
-        self.say(Consent(plan=digest, standing=permission.standing, reason=permission.reason))
+        return Consent(plan=digest, standing=permission.standing, reason=permission.reason)
+
+    def _decided(self, digest: Digest) -> Consent | None:
+        try:
+            decision = self._consents.desk.decision(digest)
+        except InputError:
+            return None
+        if decision is None or decision.standing == "approved":
+            return None  # it was told while the run went on, and nothing is asked of the site any more
+        return Consent(plan=digest, standing=decision.standing, reason=decision.reason)
 
     def _stamp(self) -> Stamp:
         paths = [self._home.policy, *self._home.approvals.iterdir(), *self._home.requests.iterdir()]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from wardround.core.errors import StorageError
@@ -17,6 +17,9 @@ from wardround.runtimes.https.database import Database
 from wardround.runtimes.https.tables import SCHEMA, counters, recent, state
 
 OTHERS = 1.0  # seconds after which a write by another process is noticed at the latest
+_COUNTER = select(counters.c.value).where(counters.c.name == bindparam("n"))
+_RAISE = update(counters).where(counters.c.name == bindparam("n")).values(value=counters.c.value + 1)
+_RAISE = _RAISE.returning(counters.c.value)
 
 
 class Base:
@@ -44,7 +47,7 @@ class Base:
 
     def _counter(self, name: str) -> int:
         with self._state.read() as connection:
-            return connection.scalar(select(counters.c.value).where(counters.c.name == name)) or 0
+            return connection.scalar(_COUNTER, {"n": name}) or 0
 
     @contextmanager
     def _write(self, duties: bool = True) -> Iterator[Connection]:
@@ -111,5 +114,4 @@ class Base:
 
 
 def _raise(connection: Connection, name: str) -> int:
-    statement = update(counters).where(counters.c.name == name).values(value=counters.c.value + 1)
-    return int(connection.execute(statement.returning(counters.c.value)).scalar_one())
+    return int(connection.execute(_RAISE, {"n": name}).scalar_one())

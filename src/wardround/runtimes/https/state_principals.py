@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from wardround.core.errors import Fault, InputError
 from wardround.runtimes.https.invitations import new_token, token_hash
@@ -23,6 +23,8 @@ ROLES: tuple[Role, ...] = ("site", "viewer", "researcher", "owner")
 KEY_DAYS = 365
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 DAY = 86_400
+
+_KEY = select(keys, principals.c.role, principals.c.standing).join(principals).where(keys.c.id == bindparam("k"))
 
 Certify = Callable[[str, str, int], str]  # name, public key, end (Unix time) -> certificate (PEM)
 
@@ -170,8 +172,7 @@ def _by_name(connection: Connection, name: str) -> Row[tuple[object, ...]] | Non
 
 
 def _key(connection: Connection, id: str) -> Row[tuple[object, ...]] | None:
-    joined = select(keys, principals.c.role, principals.c.standing).join(principals)
-    return connection.execute(joined.where(keys.c.id == id)).one_or_none()
+    return connection.execute(_KEY, {"k": id}).one_or_none()
 
 
 def _cancel(connection: Connection, name: str) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from wardround.runtimes.https.state_base import Base
@@ -15,6 +14,11 @@ from wardround.runtimes.https.tables import nonces, progress, visits
 from wardround.runtimes.https.wire import SKEW
 
 KEPT = 2 * SKEW + 60  # seconds that a nonce is remembered: longer than a request can be valid
+_NONCE = insert(nonces)
+_TAKEN = insert(progress)
+_MOVED = update(progress).where((progress.c.task == bindparam("t")) & (progress.c.site == bindparam("s")))
+_MOVED = _MOVED.values(moved=bindparam("now"))
+_PROGRESS = select(progress).where(progress.c.task == bindparam("t"))
 
 
 class Recent(Base):
@@ -24,7 +28,7 @@ class Recent(Base):
         """Remember a request's nonce; False where the key used it before."""
         try:
             with self._recent.write() as connection:
-                connection.execute(insert(nonces).values(key=key, nonce=nonce, created=created))
+                connection.execute(_NONCE, {"key": key, "nonce": nonce, "created": created})
         except IntegrityError:
             return False
         return True
@@ -38,20 +42,21 @@ class Recent(Base):
         """A site was told of a task. Being told again is no progress."""
         now = time.time()
         with suppress(IntegrityError), self._recent.write() as connection:
-            connection.execute(insert(progress).values(task=task_id, site=site, taken=now, moved=now))
+            connection.execute(_TAKEN, {"task": task_id, "site": site, "taken": now, "moved": now})
 
     def touch(self, task_id: str, site: str) -> None:
         """A site's work on a task moved on."""
         now = time.time()
         with suppress(IntegrityError), self._recent.write() as connection:  # another process just wrote it
-            here = (progress.c.task == task_id) & (progress.c.site == site)
-            _put(connection, progress, here, {"moved": now}, {"task": task_id, "site": site, "taken": now})
+            if connection.execute(_MOVED, {"t": task_id, "s": site, "now": now}).rowcount == 0:
+                connection.execute(_TAKEN, {"task": task_id, "site": site, "taken": now, "moved": now})
 
     def saw(self, name: str, software: str | None = None) -> None:
         """Somebody called, with this software where it was said."""
+        values = {"seen": time.time()} | ({} if software is None else {"software": software})
         with suppress(IntegrityError), self._recent.write() as connection:
-            values = {"seen": time.time()} | ({} if software is None else {"software": software})
-            _put(connection, visits, visits.c.name == name, values, {"name": name, "software": ""})
+            if connection.execute(update(visits).where(visits.c.name == name).values(values)).rowcount == 0:
+                connection.execute(insert(visits).values({"name": name, "software": "", **values}))
 
     def seen(self) -> dict[str, tuple[float, str]]:
         """When each site or person called last (Unix time), and with which software."""
@@ -60,14 +65,9 @@ class Recent(Base):
 
     def _progress(self, task_id: str) -> dict[str, tuple[float, float]]:
         with self._recent.read() as connection:
-            rows = connection.execute(select(progress).where(progress.c.task == task_id))
+            rows = connection.execute(_PROGRESS, {"t": task_id})
             return {row.site: (row.taken, row.moved) for row in rows}
 
     def _forget(self, task_ids: Sequence[str]) -> None:
         with self._recent.write() as connection:
             connection.execute(delete(progress).where(progress.c.task.in_(task_ids)))
-
-
-def _put(connection: Connection, table: Table, here: Any, values: dict[str, Any], key: dict[str, Any]) -> None:
-    if connection.execute(update(table).where(here).values(values)).rowcount == 0:
-        connection.execute(insert(table).values({**key, **values}))

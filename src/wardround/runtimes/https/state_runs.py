@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from wardround.core.errors import Fault, InputError
 from wardround.core.frozen import canonical_json
@@ -45,6 +45,7 @@ class RunRow:
 class View:
     """One run as one site sees it: all that its duties follow from."""
 
+    site: str
     digest: str
     state: RunState
     plan_size: int
@@ -54,7 +55,22 @@ class View:
     answered: bool = False  # any task
     model: str | None = None
     size: int = 0
-    outcome: dict[str, Any] = field(default_factory=dict)
+    outcome: str = "{}"  # JSON, as the coordinator has it: see `networked.outcome_for`
+
+
+# Built once: building a statement takes longer than SQLite takes to answer it.
+_SHOWN = (runs.c.digest, runs.c.standing, runs.c.plan_size, runs.c.model, runs.c.size, runs.c.outcome)
+_MINE = select(*_SHOWN, members.c.standing.label("consent"), members.c.answered).join(members)
+_MINE = _MINE.where(members.c.site == bindparam("s")).order_by(runs.c.number)
+_WORK = select(tasks.c.run, tasks.c.message, tasks.c.size).join(asked)
+_WORK = _WORK.where((asked.c.site == bindparam("s")) & asked.c.kind.is_(None) & tasks.c.closed.is_(None))
+_WORK = _WORK.order_by(tasks.c.opened)
+_APPROVED = (members.c.site == bindparam("s")) & (members.c.standing == "approved")
+_TASKS = select(tasks.c.id).join(asked).join(members, members.c.run == tasks.c.run).limit(1)
+_TASKS = _TASKS.where(_APPROVED & (tasks.c.tensors == bindparam("d")) & tasks.c.closed.is_(None))
+_TASKS = _TASKS.where(asked.c.site == bindparam("s"))
+_RESULTS = select(runs.c.digest).join(members).where(_APPROVED & (runs.c.model == bindparam("d"))).limit(1)
+_RESULTS = _RESULTS.where((runs.c.standing == "ended") & (members.c.answered > 0))
 
 
 class Runs(Base):
@@ -73,7 +89,8 @@ class Runs(Base):
             if _exists(connection, digest):
                 raise InputError("this plan was submitted before: another seed makes it another plan")
             _check_roster(connection, roster)
-            values = {"digest": digest, "plan": text, "standing": "waiting", "owner": owner, "note": ""}
+            values = {"digest": digest, "plan": text, "plan_size": len(text.encode()), "note": ""}
+            values = {**values, "standing": "waiting", "owner": owner}
             connection.execute(insert(runs).values({**values, "created": now, "changed": now, "outcome": "{}"}))
             rows = [{"run": digest, "site": site, "position": place} for place, site in enumerate(roster)]
             connection.execute(insert(members), rows)
@@ -166,21 +183,15 @@ class Runs(Base):
 
     def views(self, site: str) -> list[View]:
         """All runs that concern a site, oldest first."""
-        mine = select(runs, members.c.standing.label("consent"), members.c.answered).join(members)
         with self._state.read() as connection:
-            rows = connection.execute(mine.where(members.c.site == site).order_by(runs.c.number)).all()
-            open_ = connection.execute(
-                select(tasks.c.run, tasks.c.message, tasks.c.size)
-                .join(asked)
-                .where((asked.c.site == site) & asked.c.kind.is_(None) & tasks.c.closed.is_(None))
-                .order_by(tasks.c.opened)
-            ).all()
+            rows = connection.execute(_MINE, {"s": site}).all()
+            open_ = connection.execute(_WORK, {"s": site}).all()
         works: dict[str, tuple[Task, int]] = {}
         for run, message, size in open_:
             works.setdefault(run, (Task.model_validate_json(message), size))
         late = [row.digest for row in rows if row.standing in OVER][-SHOWN:]
         shown = (row for row in rows if row.standing not in OVER or row.digest in late)
-        return [_view(row, *works.get(row.digest, (None, 0))) for row in shown]
+        return [_view(site, row, *works.get(row.digest, (None, 0))) for row in shown]
 
     def may_read_plan(self, digest: str, site: str) -> bool:
         """Whether a plan was offered to a site."""
@@ -190,13 +201,10 @@ class Runs(Base):
 
     def may_read_blob(self, sha256: str, site: str) -> bool:
         """Whether a blob is of an open task of a run that the site approved, or of results that it may have."""
-        approved = (members.c.site == site) & (members.c.standing == "approved")
-        task = select(tasks.c.id).join(asked).join(members, members.c.run == tasks.c.run)
-        task = task.where(approved & (tasks.c.tensors == sha256) & tasks.c.closed.is_(None) & (asked.c.site == site))
-        result = select(runs.c.digest).join(members).where(approved & (runs.c.model == sha256))
-        result = result.where((runs.c.standing == "ended") & (members.c.answered > 0))
         with self._state.read() as connection:
-            return any(connection.execute(query.limit(1)).first() is not None for query in (task, result))
+            return any(
+                connection.execute(query, {"s": site, "d": sha256}).first() is not None for query in (_TASKS, _RESULTS)
+            )
 
 
 def _exists(connection: Connection, digest: str) -> bool:
@@ -227,16 +235,17 @@ def _run_row(row: Any, roster: tuple[str, ...]) -> RunRow:
     )
 
 
-def _view(row: Any, work: Task | None, work_size: int) -> View:
+def _view(site: str, row: Any, work: Task | None, work_size: int) -> View:
     return View(
+        site=site,
         digest=row.digest,
         state=row.standing,
-        plan_size=len(row.plan.encode()),
+        plan_size=row.plan_size,
         standing=row.consent,
         work=work if row.standing == "running" else None,
         work_size=work_size,
         answered=row.answered > 0,
         model=row.model,
         size=row.size,
-        outcome=json.loads(row.outcome) if row.standing == "ended" else {},
+        outcome=row.outcome,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, exists, func, insert, select, update
 
 from wardround.core.errors import RunError
 from wardround.core.messages import ANSWERS, Answer, Reply, SiteFailed, Task
@@ -19,6 +19,31 @@ from wardround.runtimes.https.wire import BLOB
 Outcome = Answer | SiteFailed
 FIRST = 16 << 30  # most bytes of a first model, of which nothing is known yet
 STALE = 7 * 86_400  # seconds
+
+# Built once: building a statement takes longer than SQLite takes to answer it.
+_STAND = (
+    select(
+        asked.c.kind, asked.c.body, tasks.c.run, tasks.c.size, tasks.c.closed, runs.c.standing,
+        members.c.standing.label("consent"),
+    )
+    .join(tasks, tasks.c.id == asked.c.task)
+    .join(runs, runs.c.digest == tasks.c.run)
+    .join(members, (members.c.run == tasks.c.run) & (members.c.site == asked.c.site))
+    .where((asked.c.task == bindparam("t")) & (asked.c.site == bindparam("s")))
+)  # fmt: skip
+_OPEN = select(tasks.c.id).join(runs).where(
+    (tasks.c.id == bindparam("t")) & tasks.c.closed.is_(None) & (runs.c.standing == "running")
+)  # fmt: skip
+_GIVE = update(asked).where(
+    (asked.c.task == bindparam("t")) & (asked.c.site == bindparam("s")) & asked.c.kind.is_(None) & exists(_OPEN)
+).values({name: bindparam(name) for name in ("kind", "body", "tensors", "seconds")})  # fmt: skip
+_COUNT = update(members).where(
+    (members.c.run == bindparam("r")) & (members.c.site == bindparam("s"))
+).values(answered=members.c.answered + 1)  # fmt: skip
+_FETCHING = select(tasks.c.id).join(asked).where(
+    (asked.c.site == bindparam("s")) & (tasks.c.tensors == bindparam("d"))
+    & asked.c.kind.is_(None) & tasks.c.closed.is_(None)
+)  # fmt: skip
 
 
 class Tasks(Recent):
@@ -76,39 +101,42 @@ class Tasks(Recent):
         body = result.canonical()
         if (result.task, result.site) != (task_id, site):
             raise Refusal("malformed", "the answer names another task or site than its address")
-        known = self._given_before(task_id, site, body)
-        if known:
-            return False
-        values: dict[str, Any] = {"kind": "failure", "body": body}
+        row = self._stand(task_id, site)
+        if row.kind is not None:
+            return _as_before(row, body)
+        _check_open(row)
+        values: dict[str, Any] = {"kind": "failure", "body": body, "tensors": None, "seconds": 0.0}
         if isinstance(result, Reply):
             self._check_reply(result)
             seconds = self._seconds(result)
             values = {"kind": "reply", "body": body, "tensors": result.tensors, "seconds": seconds}
         with self._write(duties=False) as connection:
-            row = _wanted(connection, task_id, site)
-            if row.kind is not None:  # meanwhile: by another request
-                raise Refusal("closed", "something else was decided for this site")
-            _record(connection, task_id, site, values)
-            if isinstance(result, Reply):
-                here = (members.c.run == row.run) & (members.c.site == site)
-                connection.execute(update(members).where(here).values(answered=members.c.answered + 1))
+            given = connection.execute(_GIVE, {"t": task_id, "s": site, **values}).rowcount
+            if given and isinstance(result, Reply):
+                connection.execute(_COUNT, {"r": row.run, "s": site})
+        if not given:  # meanwhile, by another request: the task was closed, or the site's part in it decided
+            return _as_before(self._stand(task_id, site), body)
         return True
 
-    def upload_limit(self, task_id: str) -> int:
-        """Most bytes of the tensors that a site may answer with; 0 where an answer brings none."""
+    def check_wanted(self, task_id: str, site: str) -> int:
+        """Raises Refusal (see `give`) unless an answer of this site would be taken now.
+
+        Returns the most bytes that its tensors may have; 0 where an answer brings none.
+        """
+        row = self._stand(task_id, site)
+        _check_open(row)
+        if row.kind is not None:
+            raise Refusal("closed", "this site's part in the task is decided")
         digest, _, verb, _ = task_id.split(":")
         if verb not in {name for name, expected in ANSWERS.items() if expected.tensors}:
             return 0
-        with self._state.read() as connection:  # nothing is sent with `share`: then what was sent before it
-            size = connection.scalar(select(func.max(tasks.c.size)).where(tasks.c.run == digest)) or 0
+        size = row.size or self._largest(digest)
         return min(BLOB, 32 * size + (64 << 20)) if size else FIRST
 
-    def check_wanted(self, task_id: str, site: str) -> None:
-        """Raises Refusal (see `give`) unless an answer of this site would be taken now."""
+    def _largest(self, run: str) -> int:
+        """Bytes of the largest model that was sent in a run: for tasks that come without one."""
         with self._state.read() as connection:
-            row = _wanted(connection, task_id, site)
-        if row.kind is not None:
-            raise Refusal("closed", "this site's part in the task is decided")
+            return int(connection.scalar(select(func.max(tasks.c.size)).where(tasks.c.run == run)) or 0)
 
     def forget_failures(self, task_id: str) -> None:
         """Ask again whoever failed: for a task whose quorum was lost, of which nothing was used."""
@@ -138,9 +166,8 @@ class Tasks(Recent):
 
     def touch_fetching(self, sha256: str, site: str) -> None:
         """Bytes of a blob move to a site: its tasks that need them go on."""
-        here = (asked.c.site == site) & asked.c.kind.is_(None) & tasks.c.closed.is_(None) & (tasks.c.tensors == sha256)
         with self._state.read() as connection:
-            ids = list(connection.scalars(select(tasks.c.id).join(asked).where(here)))
+            ids = list(connection.scalars(_FETCHING, {"s": site, "d": sha256}))
         for id in ids:
             self.touch(id, site)
 
@@ -181,16 +208,13 @@ class Tasks(Recent):
         path = None if reply.tensors is None else self.blobs.given(reply.tensors, row.site)
         return Answer(reply, path, row.seconds)
 
-    def _given_before(self, task_id: str, site: str, body: str) -> bool:
+    def _stand(self, task_id: str, site: str) -> Any:
+        """How a task stands at a site. Raises Refusal where it was not asked."""
         with self._state.read() as connection:
-            row = _asked(connection, task_id, site)
-        if row is None or row.kind is None:
-            return False
-        if row.body == body:
-            return True
-        if row.kind == "reply":
-            raise Refusal("conflict", "this site gave another answer to this task before")
-        raise Refusal("closed", "this site's part in the task is decided: it was missing")
+            row = connection.execute(_STAND, {"t": task_id, "s": site}).one_or_none()
+        if row is None:
+            raise Refusal("not_found", "this site was not asked such a task")
+        return row
 
     def _check_reply(self, reply: Reply) -> None:
         verb: Any = reply.task.split(":")[2]
@@ -213,21 +237,20 @@ def _asked(connection: Connection, task_id: str, site: str) -> Any:
     return connection.execute(select(asked).where((asked.c.task == task_id) & (asked.c.site == site))).one_or_none()
 
 
-def _wanted(connection: Connection, task_id: str, site: str) -> Any:
-    row = connection.execute(
-        select(asked.c.kind, tasks.c.run, tasks.c.closed, runs.c.standing, members.c.standing.label("consent"))
-        .join(tasks, tasks.c.id == asked.c.task)
-        .join(runs, runs.c.digest == tasks.c.run)
-        .join(members, (members.c.run == tasks.c.run) & (members.c.site == asked.c.site))
-        .where((asked.c.task == task_id) & (asked.c.site == site))
-    ).one_or_none()
-    if row is None:
-        raise Refusal("not_found", "this site was not asked such a task")
+def _check_open(row: Any) -> None:
     if row.consent != "approved":
         raise Refusal("forbidden", "this site has not approved the plan")
     if row.closed is not None or row.standing != "running":
         raise Refusal("closed", "the task is closed")
-    return row
+
+
+def _as_before(row: Any, body: str) -> bool:
+    """False where the same was given before. Raises Refusal where something else was decided."""
+    if row.body == body:
+        return False
+    if row.kind == "reply":
+        raise Refusal("conflict", "this site gave another answer to this task before")
+    raise Refusal("closed", "the task is closed, or this site's part in it was decided: it was missing")
 
 
 def _record(connection: Connection, task_id: str, site: str, values: dict[str, Any]) -> None:

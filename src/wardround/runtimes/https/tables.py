@@ -57,6 +57,7 @@ runs = Table(
     Column("number", Integer, primary_key=True, autoincrement=True),  # order of submission
     Column("digest", String(64), nullable=False, unique=True),
     Column("plan", Text, nullable=False),  # canonical JSON
+    Column("plan_size", Integer, nullable=False),  # its bytes
     Column("standing", String(16), nullable=False),  # waiting, running, ended, failed, aborted
     Column("owner", String(64), nullable=False),
     Column("note", Text, nullable=False, default=""),

@@ -21,6 +21,8 @@ from wardround.runtimes.https.home import LEAST_PIECE, sync_folder
 from wardround.runtimes.https.patience import Unreachable, Untrusted
 from wardround.runtimes.https.wire import PIECE, Received
 
+SMALL = 2 << 20  # bytes
+TOO_LARGE = 413  # of HTTP
 SECONDS = 2.0  # that a piece should take
 Going = Callable[[], None]
 
@@ -117,9 +119,11 @@ class Transfers:
             StorageError: the file cannot be read.
         """
         place, size = f"{task_path(task)}/tensors?sha256={blob.sha256}&size={blob.size}", blob.size
-        announced = False
-        have: int | None = None
-        failures, again = 0, 0
+        # What fits into one small piece is sent at once; else it is asked first what is there from before.
+        have: int | None = 0 if size <= SMALL else None
+        failures, again, announced = 0, 0, have is not None
+        if announced:
+            announce(size)
         while True:
             going()
             try:
@@ -154,6 +158,8 @@ class Transfers:
 
     def _wait(self, error: Exception, failures: int) -> None:
         self.pace.broke()
+        if isinstance(error, Untrusted) and error.status == TOO_LARGE:
+            self.pace.largest = self.pace.size  # a proxy takes no longer bodies
         if self.client.patience.over(failures):
             raise error
         self.client.patience.rest(error, failures)

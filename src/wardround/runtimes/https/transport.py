@@ -82,7 +82,6 @@ class HttpsTransport:
         self._silence, self._clock = Silence(clock), clock
         self._stands: tuple[int, Mapping[str, Stand]] = (-1, {})
         self._noted = float("-inf")
-        self.latest: Task | None = None  # the last task that was put
 
     def ask(self, task: Task, tensors: Path | None, sites: Sequence[str]) -> Iterator[Answer | SiteFailed]:
         """See `wardround.core.contracts.Transport`.
@@ -91,10 +90,9 @@ class HttpsTransport:
             Aborted, Stopped: the run ends, or the server does.
         """
         self.check()
-        self._close_older(task)
         self._store.open_task(task, tensors, sites)
-        self.latest = task
         self._tell("task_opened", {"task": task.id, "tensors": task.tensors, "sites": list(sites)})
+        self._close_older(task)  # while the sites are at work
         self._silence.begin()
         self._noted = float("-inf")
         waiting, patient = list(sites), False

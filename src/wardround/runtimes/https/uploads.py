@@ -55,8 +55,8 @@ class Uploads:
         """End the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def begin(self, sha256: str, site: str, size: int, offset: int) -> Piece:
-        """A piece that continues an upload at ``offset``. Raises Refusal, which says where to go on."""
+    def begin(self, sha256: str, site: str, size: int, offset: int, count: int) -> Piece:
+        """A piece of ``count`` bytes that continues an upload at ``offset``. Raises Refusal: where to go on."""
         path, progress = self._blobs.partial(sha256, site), self._progress(sha256, site)
         with progress.lock:
             length = path.stat().st_size if path.is_file() else 0
@@ -70,7 +70,7 @@ class Uploads:
             if length == 0:
                 self._make_room(site)
             _catch_up(progress, path, length)
-            return Piece(progress, path, offset, self._pool)
+            return Piece(progress, path, offset, self._pool, whole=count == size)
 
     def finish(self, sha256: str, site: str, size: int) -> None:
         """All bytes are here: are they what was announced? Raises Refusal; then they are gone."""
@@ -104,11 +104,14 @@ class Uploads:
 class Piece:
     """One piece while it comes."""
 
-    def __init__(self, progress: Progress, path: Path, offset: int, pool: ThreadPoolExecutor) -> None:
-        """With ``progress.lock`` held."""
+    def __init__(
+        self, progress: Progress, path: Path, offset: int, pool: ThreadPoolExecutor, whole: bool = False
+    ) -> None:
+        """With ``progress.lock`` held; ``whole``: the piece is all there is, and one hash does for both."""
         self._progress, self._pool = progress, pool
         self.end = self._begin = offset
-        self._own, self._whole = hashlib.sha256(), progress.total.copy()
+        self._whole = progress.total.copy()
+        self._own = self._whole if whole else hashlib.sha256()
         self._batch: list[bytes] = []
         self._waiting = 0
         self._writing: asyncio.Future[None] | None = None
@@ -162,7 +165,8 @@ class Piece:
                     self.end += count
                     view = view[count:]
                 self._own.update(data)
-                self._whole.update(data)
+                if self._whole is not self._own:
+                    self._whole.update(data)
 
     def _check_turn(self) -> None:
         if not self._open or self._progress.writer is not self:

@@ -12,7 +12,7 @@ path                                   method  request -> response
 /v1/next                               POST    `Poll` -> `Next`; held open for up to ``wait`` seconds
 /v1/plans/DIGEST                       GET     - -> the plan's canonical JSON, whose SHA-256 is DIGEST
 /v1/consent                            POST    `Consent` -> `Done`
-/v1/blobs/SHA256?offset=N&count=M      GET     - -> at most M bytes (M at most `PIECE`) from N on
+/v1/blobs/SHA256?offset=N&count=M      GET     - -> at most M bytes (at most `PIECE`, or all: `WHOLE`) from N on
 /v1/tasks/PLAN/ROUND/VERB/STEP/tensors GET     ?sha256=S&size=N -> `Received`
 /v1/tasks/PLAN/ROUND/VERB/STEP/tensors PUT     ?sha256=S&size=N&offset=O, bytes -> `Received`
 /v1/tasks/PLAN/ROUND/VERB/STEP/reply   POST    `wardround.core.messages.Reply` -> `Done`
@@ -41,6 +41,9 @@ from wardround.core.messages import Digest, SiteName, Task
 PROTOCOL = 1
 MESSAGE = 1 << 20  # most bytes of a JSON body
 PIECE = 8 << 20  # most bytes of a blob in one request
+WHOLE = (
+    1 << 30
+)  # or the whole of a blob that is not longer: its SHA-256 is then the body's, and nothing is hashed twice
 BLOB = 64 << 30  # most bytes of a blob
 WAIT = 30.0  # longest time a poll is held open, in seconds
 SKEW = 300  # a request's clock may be off by so many seconds
