@@ -189,6 +189,7 @@ class Errands:
                 "store_root": settings.store,
                 "threads": threads,
                 "device": device,
+                "largest_batch": settings.largest_batch,
             },
         }
 
