@@ -9,11 +9,14 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from network_world import Network, until
 
 from tiny import plan_dict, write_plan
+from wardround.core.weights import read_tensors, weights_digest
+from wardround.planning.plan import load_plan
 from wardround.runtimes.https.wire import Consent, OwnHead, Poll
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "https"))
@@ -71,6 +74,57 @@ def test_the_weights_are_those_of_the_local_runtime(net: Watched) -> None:
         assert "nothing was changed" in net.run("site", "log", "--verify", "--dir", net.folder(name), site=name)
     assert net.said()
     assert all(exchange.status == 200 for exchange in net.said())
+
+
+OWN: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
+    ({"tensors": ["norm.affine"]}, {"steps": 4, "rate": 0.01}),
+    ({"tensors": ["norm.affine"], "unseen": "mean"}, None),
+]
+
+
+@pytest.mark.parametrize(("private", "finetune"), OWN, ids=["initial", "mean"])
+def test_private_tensors_stay_and_all_is_as_in_simulation(
+    net: Watched, private: dict[str, Any], finetune: dict[str, Any] | None
+) -> None:
+    """From the wire: the names in every tensor file that B sent, and what it sent when."""
+    begin, kind = len(net.proxy.seen), private.get("unseen", "initial")
+    plan = write_plan(net.root / f"own-{kind}.yaml", private=private, finetune=finetune, rounds=ROUNDS)
+    digest = net.submit(plan)
+    for name in net.names:
+        net.approve(name, digest)
+    net.wait(digest)
+    simulated = net.root / f"own-{kind}"
+    assert net.models(digest) == net.local(plan, simulated)
+    written, expected = (json.loads((at / "scores.json").read_text()) for at in (net.place(digest), simulated))
+    assert written == expected
+    assert set(written["sites"]) == set(net.names)
+
+    kept = set(load_plan(plan).private_tensors)
+    for name in net.names:
+        results = net.folder(name) / "results" / digest
+        until((results / "report.html").is_file, f"{name} has its own report")
+        own, shared = (read_tensors(results / file) for file in ("model.safetensors", "shared.safetensors"))
+        alike = read_tensors(simulated / "sites" / name / "model.safetensors")
+        assert weights_digest(own) == weights_digest(alike) != weights_digest(shared)
+        assert (results / "shared.safetensors").read_bytes() == (net.place(digest) / "model.safetensors").read_bytes()
+        assert set(own) == set(shared) > kept
+        assert "a model of its own" in (results / "report.html").read_text()
+        assert "shared.safetensors" in net.run("site", "results", digest, "--dir", net.folder(name), site=name)
+
+    uploads: dict[str, bytes] = {}
+    for exchange in net.said(begin):
+        if exchange.method == "PUT":
+            verb = exchange.target.split("/")[-3]
+            uploads[f"{verb} {exchange.target.split('/')[-4]}"] = exchange.body
+    assert set(uploads) == {"train 0", "train 1"} | ({"share 2"} if kind == "mean" else set())
+    for what, body in uploads.items():
+        names = {
+            name.split("/", 1)[1]
+            for name in json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+            if "/" in name
+        }
+        assert names == kept if what == "share 2" else names.isdisjoint(kept), what
+        assert names
 
 
 def test_without_approval_nothing_is_sent_but_that_it_is_waited_for(net: Watched) -> None:

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from wardround.runtimes.https.home import Home
 
 Dir = Annotated[Path | None, typer.Option("--dir", help="The site folder; else WARDROUND_SITE, else ./wardround-site.")]
+LargestBatch = Annotated[
+    int | None,
+    typer.Option(
+        "--largest-batch",
+        min=0,
+        max=4096,
+        help="Samples that fit into memory at once: larger batches are taken in parts. 0: all fit.",
+    ),
+]
 
 site_app = typer.Typer(
     name="site",
@@ -30,6 +39,7 @@ def join(
     directory: Annotated[Path, typer.Option("--dir", help="The site folder to make.")] = Path("wardround-site"),
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads; default all cores.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    largest_batch: LargestBatch = None,
 ) -> None:
     """Become a site of a federation. The key is made here; only its public half is sent.
 
@@ -42,7 +52,8 @@ def join(
     from wardround.runtimes.https import joining  # noqa: PLC0415
 
     _describe(open_dataset(data))
-    options: dict[str, Any] = {"device": device, **({} if threads is None else {"threads": threads})}
+    options: dict[str, Any] = {"device": device, "largest_batch": largest_batch or None}
+    options |= {} if threads is None else {"threads": threads}
     home = joining.join(_read(invitation), data, directory, options)
     settings = home.settings()
     print(f"joined    {_plain(settings.federation.name)} as {settings.name}")
@@ -51,13 +62,14 @@ def join(
 
 
 @site_app.command()
-def serve(directory: Dir = None) -> None:
+def serve(directory: Dir = None, largest_batch: LargestBatch = None) -> None:
     """Ask the coordinator for work and do what was approved, until stopped. Outgoing HTTPS only.
 
     It may be stopped or killed at any time, and goes on when started again. Ctrl-C and SIGTERM stop it at
-    once. What it does is on stderr (JSON lines, readable on a terminal) and in log.jsonl.
+    once. What it does is on stderr (JSON lines, readable on a terminal) and in log.jsonl. What is given with
+    --largest-batch is kept in site.json and holds from then on.
 
-    Examples: `wardround site serve`, `wardround site serve --dir /srv/ward`
+    Examples: `wardround site serve`, `wardround site serve --dir /srv/ward --largest-batch 2`
     """
     import os  # noqa: PLC0415 - keeps the command line's start fast
     import signal  # noqa: PLC0415
@@ -70,6 +82,8 @@ def serve(directory: Dir = None) -> None:
     os.umask(0o077)
     home = Home.find(directory)
     lock = home.lock()
+    if largest_batch is not None:
+        home.write_settings(home.settings().model_copy(update={"largest_batch": largest_batch or None}))
     _log(home)
     signal.signal(signal.SIGTERM, _stop)
     try:

@@ -22,12 +22,13 @@ def results(
     """Write this site's own report about a finished run, and print where it is and where the model is.
 
     It shows the final model on this site's own test cases, case by case and in pictures, beside the federation's
-    mean, and everything that left this site. It names cases: it is for this hospital alone and never sent.
+    mean, and everything that left this site. Where the site has a model of its own, it shows
+    that one. It names cases: it is for this hospital alone and never sent.
 
     Example: `wardround site results 3f2a91`
     """
     from wardround.core.rundir import RunDir  # noqa: PLC0415 - keeps the command line's start fast
-    from wardround.faces.report.own import find_result, write_own_report  # noqa: PLC0415
+    from wardround.faces.report.own import find_result, shared_model, write_own_report  # noqa: PLC0415
     from wardround.runtimes.https.home import Home  # noqa: PLC0415
 
     home = Home.find(directory).root
@@ -35,4 +36,6 @@ def results(
     print(f"report  {write_own_report(home, digest)}")
     found = RunDir(home / "results" / digest)
     print(f"model   {found.model}" if found.model.is_file() else "model   has not been received yet")
+    if (shared := shared_model(found.root)) is not None:
+        print(f"shared  {shared}: what all sites have; the model above is this site's own")
     print(f"use it  wardround predict {found.root} IMAGES --out FOLDER")

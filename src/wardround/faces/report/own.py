@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from pydantic import ValidationError
 
 from wardround import __version__
 from wardround.core.errors import InputError, RunError
 from wardround.core.rundir import RunDir
+from wardround.core.scores import Scores
 from wardround.core.weights import write_bytes
 from wardround.faces.report import svg
 from wardround.faces.report.collect import at
@@ -26,6 +28,7 @@ from wardround.faces.report.shown import decimal
 from wardround.faces.report.table import FEW
 from wardround.faces.report.words import stop_words
 
+SHARED = "shared.safetensors"
 WIDTH, HEIGHT = 960.0, 250.0
 
 
@@ -38,6 +41,7 @@ class Federation:
     asked: int = 0
     stopped: Mapping[str, Any] | None = None
     best_round: int | None = None
+    shared_dice: float | None = None  # of the shared model at this site, where the site has a whole one of its own
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ class Own:
     cases: OwnCases
     federation: Federation
     log: OwnLog
-    model: Path | None
+    model: Path | None  # that this site uses
+    shared: Path | None = None  # that all sites have, where this one uses another
+    personal: bool = False  # the plan gives each site a model of its own
 
     @property
     def result(self) -> Path:
@@ -107,13 +113,21 @@ def collect_own(home: Path, digest: str) -> Own:
         site=name,
         plan=plan,
         cases=read_cases(home / "runs" / digest / "overlays", name),
-        federation=told(_object(run.root / "outcome.json")),
+        federation=told(_object(run.root / "outcome.json"), name),
         log=read_log(home / "audit.jsonl", digest),
         model=run.model if run.model.is_file() else None,
+        shared=shared_model(run.root),
+        personal=(run.root / SHARED).is_file(),
     )
 
 
-def told(outcome: Mapping[str, Any]) -> Federation:
+def shared_model(result: Path) -> Path | None:
+    """The model that all sites have, where the one in this run directory is the site's own."""
+    path = result / SHARED
+    return path if path.is_file() and _object(result / "run.json").get("model") == "own" else None
+
+
+def told(outcome: Mapping[str, Any], site: str) -> Federation:
     """An outcome as far as it is understood; it comes from outside."""
     rounds, best = number(outcome.get("rounds")), number(outcome.get("best_round"))
     return Federation(
@@ -122,7 +136,15 @@ def told(outcome: Mapping[str, Any]) -> Federation:
         asked=int(number(outcome.get("asked")) or 0),
         stopped=None if rounds is None else {"reason": outcome.get("reason"), "rounds": int(rounds)},
         best_round=None if best is None else int(best),
+        shared_dice=_dice(outcome.get("own"), site) if _dice(outcome.get("personal"), site) is not None else None,
     )
+
+
+def _dice(scores: object, site: str) -> float | None:
+    try:
+        return Scores.model_validate(scores[site]).mean_dice if isinstance(scores, dict) else None
+    except (KeyError, ValidationError):
+        return None
 
 
 def render_own(own: Own) -> str:

@@ -19,9 +19,12 @@ WORDS = {
     "reply init": "how many numbers the new network has",
     "reply train": "numbers of training cases and steps, mean loss, learning rate, timings",
     "reply validate": "scores on the validation cases, in sums",
+    "reply share": "how many of the tensors that stayed here while it trained were sent",
+    "reply finetune": "whether fine-tuning was kept, and the validation Dice before and after it",
     "reply test": "scores on the test cases, in sums",
     "tensors init": "first weights, drawn at random before any image was seen",
     "tensors train": "the trained weights",
+    "tensors share": "the tensors that stayed here while it trained, for sites that did not take part",
 }
 
 

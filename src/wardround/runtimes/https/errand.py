@@ -199,6 +199,7 @@ class Errands:
                 "store_root": settings.store,
                 "threads": threads,
                 "device": device,
+                "largest_batch": settings.largest_batch,
             },
         }
 

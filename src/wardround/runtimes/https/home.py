@@ -9,7 +9,8 @@
     requests/<digest>.json     plans that were asked for, as canonical JSON
     approvals/<digest>.json    what people decided
     runs/<digest>/             the site's private half of a run; runs/<digest>/inbox/ what was downloaded
-    results/<digest>/          run directory with the final model, for `evaluate`, `predict` and the own report
+    results/<digest>/          run directory with the model that this site uses, for `evaluate`, `predict` and the
+                               own report; shared.safetensors where that is a model of its own
     audit.jsonl, heads.json    the audit log, and its heads as the coordinator signed them
     heads-seen.json            the coordinator's heads, for it to be held to
     dataset.json               digests of the dataset's files, so that they are read once
@@ -66,7 +67,7 @@ def coordinator_url(text: str) -> str:
 
 
 class SiteSettings(Frozen):
-    """``site.json``. Everything but `threads`, `device`, `largest_piece` and `spec` is settled by joining."""
+    """``site.json``. Joining settles all but `threads`, `device`, `largest_batch`, `largest_piece` and `spec`."""
 
     format: Literal[1] = 1
     name: SiteName
@@ -77,6 +78,9 @@ class SiteSettings(Frozen):
     store: Folder = Field(description="where prepared cases and the site's secret lie: see wardround.data.store")
     threads: int = Field(default=1, ge=1, le=1024)
     device: Annotated[str, Field(pattern=r"^[a-z]{1,10}(:[0-9]{1,3})?$")] = "auto"
+    largest_batch: int | None = Field(
+        default=None, ge=1, le=4096, description="samples that fit into memory at once; null: any batch does"
+    )
     largest_piece: int = Field(
         default=PIECE, ge=LEAST_PIECE, le=PIECE, description="bytes of an upload in one request, for a strict proxy"
     )

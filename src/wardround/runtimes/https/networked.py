@@ -22,6 +22,7 @@ from wardround.planning.plan import Plan
 from wardround.runtimes.assemble import machine_facts
 
 ARM = "federated"
+APART = ("own", "personal", "finetune")  # of an outcome: by site, told to each its own alone
 SHORT = 12  # digits of a digest that name a run
 
 
@@ -100,16 +101,22 @@ def has_ended(place: RunDir) -> bool:
 
 def outcome_for(outcome: Mapping[str, Any], site: str) -> dict[str, Any]:
     """What one site is told: `outcome_of` with no other site's scores in it."""
-    own = {name: value for name, value in (outcome.get("own") or {}).items() if name == site}
-    return {**outcome, "own": own}
+    apart = {
+        part: {name: value for name, value in (outcome[part] or {}).items() if name == site}
+        for part in APART
+        if part in outcome
+    }
+    return {**outcome, **apart}
 
 
 def outcome_of(place: RunDir, roster: Sequence[str]) -> dict[str, Any]:
     """What the sites are told of a run that ended.
 
-    ``own`` holds test scores by site, of which each site is given its own; the rest is for all that took
-    part: ``rounds``, ``best_round``, ``reason`` (stabilised or limit), ``sites`` (how many contributed),
-    ``asked`` (how many there are) and ``mean_dice`` (over the test cases of all sites; None without any).
+    ``own`` holds test scores by site, of which each site is given its own, and so do ``personal`` (of the
+    sites' own whole models) and ``finetune`` where a plan has those; the rest is for all that took part:
+    ``rounds``, ``best_round``, ``reason`` (stabilised or limit), ``sites`` (how many contributed), ``asked``
+    (how many there are) and ``mean_dice`` (of the models that the sites use, over the test cases of all
+    sites; None without any).
 
     Raises:
         RunError: the directory lacks the scores or the checkpoint.
@@ -117,7 +124,9 @@ def outcome_of(place: RunDir, roster: Sequence[str]) -> dict[str, Any]:
     state = reached(place)
     if state is None:
         raise RunError(f"{place.root} has no checkpoint that can be read")
-    scores = {site: Scores.model_validate(value) for site, value in place.read_json("scores.json")["sites"].items()}
+    written = place.read_json("scores.json")
+    shared, own = (_scores(written.get(part)) for part in ("sites", "personal"))
+    personal = {part: written[part] for part in ("personal", "finetune") if part in written}
     stops = [event for event in read_events(place.events) if event["event"] == "run_stopped"]
     return {
         "rounds": state.round,
@@ -125,6 +134,11 @@ def outcome_of(place: RunDir, roster: Sequence[str]) -> dict[str, Any]:
         "reason": stops[-1]["reason"] if stops else "limit",
         "sites": len(state.accepted),
         "asked": len(roster),
-        "mean_dice": merge_all(scores.values(), Scores()).mean_dice,
-        "own": {site: value.model_dump(mode="json") for site, value in scores.items()},
+        "mean_dice": merge_all({**shared, **own}.values(), Scores()).mean_dice,
+        "own": {site: value.model_dump(mode="json") for site, value in shared.items()},
+        **personal,
     }
+
+
+def _scores(value: Mapping[str, Any] | None) -> dict[str, Scores]:
+    return {site: Scores.model_validate(scores) for site, scores in (value or {}).items()}
