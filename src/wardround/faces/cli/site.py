@@ -11,6 +11,7 @@ import typer
 from wardround.faces.cli import site_consent, site_doctor, site_results, site_service
 
 if TYPE_CHECKING:
+    from wardround.core.audit import SignedHead
     from wardround.runtimes.https.home import Home
 
 Dir = Annotated[Path | None, typer.Option("--dir", help="The site folder; else WARDROUND_SITE, else ./wardround-site.")]
@@ -141,7 +142,14 @@ def status(
             print(f"{name:<12}{_plain(str(text))}")
 
 
-for part in (site_consent, site_doctor, site_results, site_service):
+def _last_head(folder: Path) -> SignedHead | None:
+    from wardround.runtimes.https.heads import last_signed  # noqa: PLC0415 - keeps the command line's start fast
+
+    return last_signed(folder)
+
+
+site_consent.register(site_app, _last_head)
+for part in (site_doctor, site_results, site_service):
     part.register(site_app)
 
 

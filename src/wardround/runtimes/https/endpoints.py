@@ -28,6 +28,7 @@ from wardround.runtimes.https.wire import (
     Heads,
     Join,
     Joined,
+    LastSigned,
     Moved,
     OwnHead,
     Poll,
@@ -162,6 +163,12 @@ def heads(office: Office, call: Call) -> Heads:
         _note(office, "head_signed", site=site, length=said.length, head=said.hash)
     own = office.audit.head()
     return Heads(signature=signature, time=now, own=Head(length=own.length, hash=own.hash))
+
+
+def last_head(office: Office, call: Call) -> LastSigned:
+    """The last head of a site's log that was signed here."""
+    read_query(call.query)
+    return LastSigned(last=office.store.last_head(call.caller.name))
 
 
 def probe(office: Office, call: Call) -> Done:  # noqa: ARG001 - one signature for all

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from logging import ERROR
+from pathlib import Path
 from typing import Any
 
 from wardround.core.audit import AuditLog, SignedHead
 from wardround.core.errors import WardRoundError
-from wardround.runtimes.https.client import Client, Rejected
+from wardround.runtimes.https.client import Client, Rejected, client_of
 from wardround.runtimes.https.home import Home, SiteSettings
 from wardround.runtimes.https.logs import say
+from wardround.runtimes.https.patience import BRIEF
 from wardround.runtimes.https.signing import signature_fits
-from wardround.runtimes.https.wire import Head, Heads, OwnHead, Seen, head_text
+from wardround.runtimes.https.wire import Head, Heads, LastSigned, OwnHead, Seen, head_text
 from wardround.site.heads import add_head
 
 PATH = "/v1/heads"
@@ -39,6 +41,24 @@ def countersign(home: Home, settings: SiteSettings, client: Client, audit: Audit
     signed = {"entry": mark.length, "sha256": mark.hash, "signed": answer.time, "signature": answer.signature}
     theirs = {"coordinator_entry": answer.own.length, "coordinator_sha256": answer.own.hash}
     audit.append("head_signed", **signed, **theirs)
+
+
+def last_signed(folder: Path) -> SignedHead | None:
+    """The last head of this site's log that the coordinator says it signed.
+
+    Raises:
+        WardRoundError: it cannot be asked, or its signature is wrong.
+    """
+    home = Home(folder)
+    settings = home.settings()
+    client = client_of(home, settings, patience=BRIEF)
+    try:
+        last = client.insist("GET", PATH, None, LastSigned).last
+    finally:
+        client.close()
+    if last is not None and not signed_by_coordinator(settings, last):
+        raise WardRoundError("the coordinator's signature over the head that it tells is wrong")
+    return last
 
 
 def signed_by_coordinator(settings: SiteSettings, signed: SignedHead) -> bool:

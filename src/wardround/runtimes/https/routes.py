@@ -68,6 +68,7 @@ ROUTES = (
     Route("failure", "POST", f"{_TASK}/failure", "json", endpoints.failure, SMALL),
     Route("moved", "POST", f"{_TASK}/moved", "json", endpoints.moved, SMALL),
     Route("heads", "POST", "/v1/heads", "json", endpoints.heads, SMALL),
+    Route("last_head", "GET", "/v1/heads", "json", endpoints.last_head),
     Route("probe", "POST", "/v1/probe", "drain", endpoints.probe, PIECE, ALL),
     Route("probe_down", "GET", "/v1/probe", "json", endpoints.probe_down, roles=ALL),
     Route("people", "POST", "/v1/people/(?P<action>[a-z]{1,20})", "json", endpoints.people, MESSAGE, PEOPLE),

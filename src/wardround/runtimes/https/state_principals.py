@@ -121,13 +121,12 @@ class Principals(Base):
     def revoke(self, name: str, reason: str) -> None:
         """Nothing is served to ``name`` from now on, and its unused invitations are void. Raises InputError."""
         with self._write() as connection:
-            known = _by_name(connection, name)
             _cancel(connection, name)
-            if known is None or known.name != name:
-                raise InputError(f"nobody called {name} has joined (an open invitation is void now)")
-            connection.execute(
-                update(principals).where(principals.c.name == name).values(standing="revoked", reason=reason[:500])
-            )
+            here = principals.c.name == name
+            values = {"standing": "revoked", "reason": reason[:500]}
+            known = connection.execute(update(principals).where(here).values(values)).rowcount
+        if not known:  # told when the invitation is void for good
+            raise InputError(f"nobody called {name} has joined (an open invitation is void now)")
 
     def key(self, id: str) -> KeyRow | None:
         """A registered key, whether or not it may still be used."""

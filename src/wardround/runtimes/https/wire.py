@@ -19,6 +19,7 @@ path                                   method  request -> response
 /v1/tasks/PLAN/ROUND/VERB/STEP/failure POST    `wardround.core.messages.SiteFailed` -> `Done`
 /v1/tasks/PLAN/ROUND/VERB/STEP/moved   POST    `Moved` -> `Going`
 /v1/heads                              POST    `OwnHead` -> `Heads`: countersigning of the audit logs
+/v1/heads                              GET     - -> `LastSigned`: what a shortened log is found by
 /v1/probe                              POST    any bytes (at most `PIECE`) -> `Done`: `site doctor` tries the way
 /v1/probe?count=M                      GET     - -> M random bytes (at most `PIECE`)
 /v1/people/status                      POST    - -> `Status`; people only: see `PersonRole`
@@ -35,6 +36,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt
 
+from wardround.core.audit import SignedHead
 from wardround.core.frozen import Frozen
 from wardround.core.messages import Digest, SiteName, Task
 
@@ -251,6 +253,12 @@ class Heads(Frozen):
     signature: Signature
     time: NonNegativeInt
     own: Head
+
+
+class LastSigned(Frozen):
+    """The last head of the site's log that the coordinator signed."""
+
+    last: SignedHead | None = None
 
 
 def head_text(federation: str, owner: str, head: Head, time: int) -> bytes:
