@@ -81,9 +81,9 @@ def dead_site(root: Path) -> list[str]:
         stage.close()
     assert took <= 10, took
     return [
-        f"- Killed while it trained in round 1, and left dead: the round went on with the quorum {took:.1f} s after the "
-        f"stall limit of {STALL} s ({moment(late) - died:.1f} s after the kill; goal: within 10 s of the limit). "
-        "Later rounds did not wait for it.",
+        "- Killed while it trained in round 1, and left dead: the round went on with the quorum "
+        f"{took:.1f} s after the stall limit of {STALL} s, {moment(late) - died:.1f} s after the kill "
+        "(goal: within 10 s of the limit). Later rounds did not wait for it.",
         f"- Started again: it took part in round {first}; the first round that began after it was serving again was "
         f"{begun[0]}.",
     ]
@@ -131,10 +131,10 @@ def main() -> None:
         "# Kill matrix",
         "",
         f"`python benchmarks/kill_matrix.py` ({datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} "
-        "cores, seed 0): a coordinator and two sites as processes, started with the commands that people type, on generated "
-        f"images; 3 rounds; the moments are those of round 1. One kill (`kill -9`) a run. {good} of {len(cells)} runs "
-        f"ended by themselves with the weights of the undisturbed run ({whole:.0f} s), bit for bit; those are the local "
-        "runtime's. In brackets: seconds from the kill to the end of the run.",
+        "cores, seed 0): a coordinator and two sites as processes, started with the commands that people type, on "
+        "generated images; 3 rounds; the moments are those of round 1. One kill (`kill -9`) a run. "
+        f"{good} of {len(cells)} runs ended by themselves with the weights of the undisturbed run ({whole:.0f} s), "
+        "bit for bit; those are the local runtime's. In brackets: seconds from the kill to the end of the run.",
         "",
         *table(cells, options.phases),
         "",

@@ -26,12 +26,13 @@ class Bell:
         """Begin to listen; called in the server's event loop."""
         loop = asyncio.get_running_loop()
         self._deaf = self._store.listen(lambda: loop.call_soon_threadsafe(self.ring))
-        self._watch = asyncio.create_task(self._watch_others())
+        self._watch = asyncio.create_task(self._watch_others(self._store.duties()))
 
     async def stop(self) -> None:
         """Wake everybody, for good."""
         self.closed = True
         self._deaf()
+        self._deaf = lambda: None
         self.ring()
         if self._watch is not None:
             self._watch.cancel()
@@ -47,14 +48,13 @@ class Bell:
         """What the next ring sets. Take it before looking at the state, then wait for it."""
         return self._rung
 
-    async def _watch_others(self) -> None:
-        known = -1
+    async def _watch_others(self, known: int) -> None:
         while True:
             await asyncio.sleep(OTHERS)
             try:
                 found = await asyncio.to_thread(self._store.duties)
             except SQLAlchemyError:
                 continue  # /healthz tells; polls end by themselves
-            if found != known and known >= 0:
+            if found != known:
+                known = found
                 self.ring()
-            known = found
