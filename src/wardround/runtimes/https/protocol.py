@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -22,6 +22,7 @@ class Connection(HttpToolsProtocol):
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
         self.admitted = False  # set by the application when a request was signed as it must be
+        self._since = self.loop.time()
         self._head, self._in_head, self._in_body = 0, True, False
         self._limit: asyncio.TimerHandle | None = None
         tls = transport.get_extra_info("ssl_object")
@@ -85,6 +86,6 @@ class Connection(HttpToolsProtocol):
             self._limit = None
 
     def _make_room(self) -> None:
-        """Too many: somebody who never showed a good signature goes, at worst whoever came last."""
-        strangers: Any = (one for one in self.connections if isinstance(one, Connection) and not one.admitted)
-        next(strangers, self).abort()
+        """Too many: whoever has been here longest without a good signature goes."""
+        strangers = [one for one in self.connections if isinstance(one, Connection) and not one.admitted]
+        min(strangers, key=lambda one: one._since, default=self).abort()

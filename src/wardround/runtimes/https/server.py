@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Server:
         Raises:
             StorageError: another process serves this folder.
         """
-        with self.office.lock(), self._metrics():
+        with closing(self._socket), self.office.lock(), self._metrics():
             asyncio.run(self._run(started))
 
     def stop(self) -> None:
