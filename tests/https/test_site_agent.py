@@ -307,11 +307,13 @@ def test_a_plan_that_was_tampered_with_after_approval_does_not_run(
     assert coordinator.store.standings(DIGEST) == {"A": "approved"}
     path = home.requests / f"{DIGEST}.json"
     path.write_bytes(path.read_bytes().replace(b"A tiny study", b"A huge study"))
-    coordinator.ask("describe")
     agent.step()
+    assert entries(home, "tampered", plan=DIGEST), "before anything is asked"
+    coordinator.ask("describe")
     agent.step()
     assert not pool.asked
     assert coordinator.store.standings(DIGEST) == {"A": "pending"}
+    assert len(entries(home, "tampered")) == 1
 
 
 def test_what_the_policy_forbids_is_a_failure_with_the_rules_name_alone(coordinator: Coordinator, home: Home) -> None:

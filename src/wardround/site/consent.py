@@ -169,6 +169,14 @@ class Consents:
             pass  # what is wrong is said by the permission
         return Request(digest, self.desk.since(digest), self._stands(digest, software)[0], plan, decision)
 
+    def look(self, software: str = __version__) -> list[Request]:
+        """As `all`; what needs a person's eye, such as a plan that was changed after approval, goes into the log."""
+        for digest in self.desk.digests():
+            found, event = self._stands(digest, software)
+            if event:
+                self._tell(digest, event, why=found.detail)
+        return self.all(software)
+
     def policy(self) -> Policy:
         """The policy as it is now. Raises InputError."""
         return load_policy(self._folder / "policy.yaml")

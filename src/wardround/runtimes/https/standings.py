@@ -37,7 +37,7 @@ class Standings:
         seen = self._stamp()
         if seen == self._seen and self._clock() < self._due:
             return
-        for request in self._consents.all():
+        for request in self._consents.look():
             consent = Consent(
                 plan=request.digest, standing=request.permission.standing, reason=request.permission.reason
             )
