@@ -9,8 +9,9 @@ import pytest
 from runs_kit import Stuck, World
 
 from tiny import make_plan
-from wardround.core.messages import Answer, InitFacts, SiteFailed, Task, TrainFacts
-from wardround.runtimes.https.networked import outcome_for
+from wardround.core.messages import Answer, InitFacts, Reply, ShareFacts, SiteFailed, Task, TrainFacts, TuneFacts
+from wardround.core.weights import file_digest
+from wardround.runtimes.https.networked import outcome_for, outcome_of
 from wardround.runtimes.https.transport import fault_of, needed
 
 WHOLE = 7.0  # site A draws 0 + 1; each of two rounds adds the mean step (1 + 2 + 6) / 3
@@ -65,6 +66,31 @@ def test_every_site_is_told_its_own_scores_alone(world: World) -> None:
     assert list(outcome_for(outcome, "B")["own"]) == ["B"]
     assert "A" not in json.dumps(outcome_for(outcome, "B"))
     assert outcome_for(outcome, "D")["own"] == {}
+
+
+def test_of_own_models_every_site_is_told_its_own_scores_alone(world: World) -> None:
+    world.submit()
+    world.conduct()
+    written = world.place.read_json("scores.json")
+    better = {**written["sites"]["A"], "labels": {"b": {"dice": {"n": 1, "total": 0.8, "squares": 0.64}}}}
+    tuned = {"A": {"kept": True, "before": 0.5, "after": 0.8}, "B": {"kept": False, "before": 0.5, "after": 0.4}}
+    world.place.write_json("scores.json", {**written, "personal": {"A": better}, "finetune": tuned})
+    outcome = outcome_of(world.place, world.sites)
+    assert outcome["mean_dice"] == pytest.approx((0.8 + 0.5 + 0.5) / 3)  # of what each site uses
+    told = outcome_for(outcome, "B")
+    assert (list(told["own"]), told["personal"], told["finetune"]) == (["B"], {}, {"B": tuned["B"]})
+    assert outcome_for(outcome, "A")["personal"] == {"A": better}
+
+
+def test_a_contribution_is_as_large_as_what_was_sent_before_allows(world: World) -> None:
+    """`share` brings tensors, and nothing is sent with it; the other verbs after the rounds bring none."""
+    world.submit()
+    store, model = world.office.store, world.folder / "model"
+    model.write_bytes(b"x" * 1000)
+    task = Task(plan=world.digest, round=0, verb="train", tensors=file_digest(model))
+    store.open_task(task, model, world.sites)
+    for verb, most in (("share", 32_000 + (64 << 20)), ("finetune", 0), ("test", 0), ("validate", 0)):
+        assert store.upload_limit(f"{world.digest}:2:{verb}:0") == most
 
 
 def test_nothing_is_asked_before_a_quorum_approved(world: World) -> None:
@@ -295,6 +321,23 @@ def test_faults_of_answers(world: World) -> None:
     summary = world.hospitals._answer(describe, None, "A")
     assert fault_of(describe, summary) is None
     assert "unasked" in str(fault_of(describe, world.change(summary, tensors="0" * 64)))
+
+
+def test_answers_after_the_last_round(world: World) -> None:
+    """The coordinator takes private tensors with `share` alone, and facts of fine-tuning without any."""
+    model = world.folder / "model"
+    model.touch()
+    facts = {
+        "share": ShareFacts(tensors=2),
+        "finetune": TuneFacts(kept=False, before=0.5, after=0.4, updates=1, samples=2),
+    }
+    for verb in ("share", "finetune"):
+        task = Task.model_validate({"plan": world.digest, "round": 2, "verb": verb})
+        for given, said in facts.items():
+            for tensors in (None, "0" * 64):
+                reply = Reply(task=task.id, site="A", facts=said, tensors=tensors)
+                right = given == verb and (tensors is not None) == (verb == "share")
+                assert (fault_of(task, Answer(reply, model if tensors else None)) is None) == right
 
 
 def test_a_rule_that_needs_more_than_the_quorum_waits_for_more() -> None:
