@@ -120,8 +120,8 @@ def main() -> None:
         "|---|---|---|---|",
         *(f"| {name} | `{a[:16]}` | `{b[:16]}` | {'yes' if a == b else '**no**'} |" for name, a, b in rows),
         "",
-        f"Test scores of every site equal: {'yes' if same else '**no**'}. Over HTTPS {took:.0f} s from the last approval",
-        f"to the end, locally {local:.0f} s including start and preparation. All three sites' logs verified.",
+        f"Test scores of every site equal: {'yes' if same else '**no**'}. Over HTTPS {took:.0f} s from the last",
+        f"approval to the end, locally {local:.0f} s including start and preparation. All three sites' logs verified.",
     ]
     (ROOT / "docs" / "results" / "network-equals-local.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

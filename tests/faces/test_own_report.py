@@ -7,11 +7,13 @@ import stat
 from pathlib import Path
 
 import pytest
+import report_fixtures as made
 from own_fixtures import DIGEST, SITE, build_site, case_rows
 from report_html import Page
 from typer.testing import CliRunner
 
 from wardround.core.errors import InputError, RunError
+from wardround.core.rundir import RunDir
 from wardround.faces.cli.site_results import results
 from wardround.faces.report.own import collect_own, find_result, write_own_report
 from wardround.faces.report.own_log import summarise
@@ -108,6 +110,27 @@ def test_a_site_that_did_not_score_has_a_page_as_well(tmp_path: Path) -> None:
     for words in ("has not scored the final model", "The final model is not here", "says nothing about this run"):
         assert words in page.text
     assert "The run has ended" in page.text
+
+
+@pytest.mark.parametrize("kind", ["own", "shared"])
+def test_the_page_shows_the_model_that_the_site_uses(tmp_path: Path, kind: str) -> None:
+    home = build_site(tmp_path)
+    result = RunDir(home / "results" / DIGEST)
+    (result.root / "shared.safetensors").write_bytes(b"not read")
+    result.write_json("run.json", {"plan": DIGEST, "model": kind})
+    outcome = result.read_json("outcome.json")
+    mine = {SITE: made.scores(0.5, 3, seed=1).model_dump(mode="json")}
+    result.write_json("outcome.json", {**outcome, "own": mine, "personal": mine if kind == "own" else {}})
+    text = page_of(home).text
+    shared = made.scores(0.5, 3, seed=1).mean_dice or 0.0
+    for words in (
+        f"{shared:.3f}",
+        "this site uses its own",
+        "a model of its own, with what it kept",
+        "shared.safetensors",
+    ):
+        assert (words in text) == (kind == "own"), words
+    assert ("it has the shared one" in text) == (kind == "shared")
 
 
 def test_runs_are_found_by_what_their_digest_begins_with(tmp_path: Path) -> None:

@@ -7,15 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tiny import make_plan, write_plan, write_sites
 from wardround.core.errors import InputError
 from wardround.core.rundir import RunDir
+from wardround.core.scores import LabelScores, Scores
+from wardround.core.stats import Moments
 from wardround.faces.cli.compare import markdown
 from wardround.faces.cli.studies import create_study, read_study, slug, variants_of
-from wardround.faces.report.comparison import LEFT_OUT, LOCAL, OTHERS, POOLED, Line
+from wardround.faces.report.comparison import LEFT_OUT, LOCAL, OTHERS, OWN, POOLED, Line, lines
 from wardround.faces.report.gates import gates
 from wardround.metrics.bootstrap import Interval
 from wardround.planning.sites import load_sites
@@ -25,6 +28,11 @@ def line(name: str, **sites: float) -> Line:
     worst = min(sites, key=lambda site: sites[site])
     interval = Interval(sum(sites.values()) / len(sites), 0.0, 1.0)
     return Line(name, 3, sites, interval, Interval(sites[worst], 0.0, 1.0), worst, 0.01, None, 60, 1e6, 10.0)
+
+
+def scores(dice: float) -> dict[str, Any]:
+    found = LabelScores(dice=Moments.of([dice]))
+    return Scores(cases=1, labels={"ball": found}).model_dump(mode="json")
 
 
 def test_variants_replace_whole_sections_and_keep_the_plans_own_settings() -> None:
@@ -92,6 +100,49 @@ def test_gates_by_hand() -> None:
     text = markdown(better, gates(better))
     assert text.count("\n| ") == 6
     assert "**does not hold**: at a site left out" in text
+
+
+def test_own_models_are_held_against_local_only_apart() -> None:
+    """Ditto's shared model is behind at B, what the sites use is not; its line is none of the shared ones."""
+    table = [
+        line(LOCAL, A=0.70, B=0.55),
+        line(POOLED, A=0.80, B=0.60),
+        line("ditto", A=0.80, B=0.50),
+        line("ditto" + OWN, A=0.81, B=0.61),
+    ]
+    found = {gate.question: gate for gate in gates(table)}
+    assert not found["a federated model >= local-only at every site"].holds
+    assert found["a personalised model >= local-only at every site"].holds
+    (seen,) = [gate.seen for question, gate in found.items() if question.startswith("best federated")]
+    assert seen.startswith("ditto: 92")
+    assert not [gate for gate in gates(table[:3]) if "personalised" in gate.question]
+
+
+def test_a_variant_with_own_models_has_a_second_line(tmp_path: Path) -> None:
+    """Fine-tuning was kept at A alone: B uses the shared model. The rows by case are of what each uses."""
+    run = RunDir(tmp_path)
+    run.write_json("plan.json", {"finetune": {"steps": 5}})
+    run.write_json("run.json", {"arm": "federated", "sites": ["A", "B"]})
+    shared = {"A": scores(0.6), "B": scores(0.5)}
+    run.write_json("scores.json", {"sites": shared, "personal": {"A": scores(0.8)}, "finetune": {"A": {}, "B": {}}})
+    for site, dice in (("A", 0.8), ("B", 0.5)):
+        folder = run.site(site) / "overlays"
+        folder.mkdir(parents=True)
+        (folder / "cases.json").write_text(json.dumps([{"case": "one", "subject": "one", "dice": dice}]))
+    made = {entry.name: entry for entry in lines([("tuned", None, run)])}
+    assert list(made) == ["tuned", "tuned" + OWN]
+    assert (dict(made["tuned"].sites), made["tuned"].mean) == ({"A": 0.6, "B": 0.5}, None)
+    assert dict(made["tuned" + OWN].sites) == {"A": 0.8, "B": 0.5}
+    interval = made["tuned" + OWN].mean
+    assert interval is not None
+    assert interval.value == pytest.approx(0.65)
+    text = markdown(list(made.values()), [])
+    assert "| tuned | 0.550 |" in text
+    assert "| tuned (own) | 0.650 [0.650, 0.650] |" in text
+    run.write_json("scores.json", {"sites": shared, "personal": {}, "finetune": {}})
+    run.write_json("plan.json", {"private": {"tensors": ["norm"]}})
+    (alone,) = lines([("private", None, run)])
+    assert alone.mean is not None, "the model that a site uses is the shared one with its private tensors"
 
 
 def test_gates_ask_only_what_the_table_can_answer() -> None:

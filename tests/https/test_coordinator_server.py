@@ -190,7 +190,7 @@ def test_heads_that_drip_or_never_end_are_cut_off(
         for _ in range(8):
             endless.sendall(b"b" * protocol.HEAD)
     assert closed(endless)
-    monkeypatch.setattr(protocol.Connection, "patience", 0.05)
+    monkeypatch.setattr(protocol.Connection, "patience", 0.5)
     for begin in (b"", b"POST /v1/next HTTP/1.1\r\nhost: x\r\n"):
         line = running.socket(office)
         line.sendall(begin)
@@ -202,8 +202,8 @@ def test_heads_that_drip_or_never_end_are_cut_off(
 def test_bodies_that_drip_are_refused_and_then_cut_off(
     running: Running, office: Office, site: Site, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol.Connection, "patience", 0.05)
-    running.server.app._pace = 0.05
+    monkeypatch.setattr(protocol.Connection, "patience", 0.5)
+    running.server.app._pace = 0.5
     body = poll(task)
     site.line.putrequest("POST", "/v1/next")
     for name, value in {**site.headers("POST", "/v1/next", body), "content-length": str(len(body))}.items():

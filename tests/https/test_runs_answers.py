@@ -8,7 +8,7 @@ import pytest
 from runs_kit import World
 
 from tiny import make_plan
-from wardround.core.messages import Answer, InitFacts, SiteFailed, Task, TrainFacts
+from wardround.core.messages import Answer, InitFacts, Reply, ShareFacts, SiteFailed, Task, TrainFacts, TuneFacts
 from wardround.runtimes.https.transport import fault_of, needed
 
 
@@ -65,3 +65,20 @@ def test_a_rule_that_needs_more_than_the_quorum_waits_for_more() -> None:
     assert needed(make_plan(rounds={"limit": 1}), 3) == 2
     assert needed(make_plan(rounds={"limit": 1, "quorum": 1}), 3) == 1
     assert needed(make_plan(rounds={"limit": 1, "quorum": 1}, aggregation={"name": "trimmed", "trim": 1}), 4) >= 3
+
+
+def test_answers_after_the_last_round(world: World) -> None:
+    """The coordinator takes private tensors with `share` alone, and facts of fine-tuning without any."""
+    model = world.folder / "model"
+    model.touch()
+    facts = {
+        "share": ShareFacts(tensors=2),
+        "finetune": TuneFacts(kept=False, before=0.5, after=0.4, updates=1, samples=2),
+    }
+    for verb in ("share", "finetune"):
+        task = Task.model_validate({"plan": world.digest, "round": 2, "verb": verb})
+        for given, said in facts.items():
+            for tensors in (None, "0" * 64):
+                reply = Reply(task=task.id, site="A", facts=said, tensors=tensors)
+                right = given == verb and (tensors is not None) == (verb == "share")
+                assert (fault_of(task, Answer(reply, model if tensors else None)) is None) == right

@@ -10,9 +10,11 @@ from runs_kit import Stuck, World
 
 from tiny import make_plan
 from wardround import __version__
+from wardround.core.messages import Task
+from wardround.core.weights import file_digest
 from wardround.faces.report.page import write_report
 from wardround.runtimes.https.duties import next_for
-from wardround.runtimes.https.networked import outcome_for
+from wardround.runtimes.https.networked import outcome_for, outcome_of
 from wardround.runtimes.https.wire import PROTOCOL, Poll, Results
 
 WHOLE = 7.0  # site A draws 0 + 1; each of two rounds adds the mean step (1 + 2 + 6) / 3
@@ -76,6 +78,33 @@ def test_what_a_site_fetches_holds_no_other_sites_scores(world: World) -> None:
     told = next_for(poll, world.office.store.views("B"), __version__).do
     assert isinstance(told, Results)
     assert list(told.outcome["own"]) == ["B"]
+
+
+def test_of_own_models_every_site_is_told_its_own_scores_alone(world: World) -> None:
+    world.submit()
+    world.conduct()
+    written = world.place.read_json("scores.json")
+    better = {**written["sites"]["A"], "labels": {"b": {"dice": {"n": 1, "total": 0.8, "squares": 0.64}}}}
+    tuned = {"A": {"kept": True, "before": 0.5, "after": 0.8}, "B": {"kept": False, "before": 0.5, "after": 0.4}}
+    world.place.write_json("scores.json", {**written, "personal": {"A": better}, "finetune": tuned})
+    outcome = outcome_of(world.place, world.sites)
+    assert outcome["mean_dice"] == pytest.approx((0.8 + 0.5 + 0.5) / 3)  # of what each site uses
+    told = outcome_for(outcome, "B")
+    assert (list(told["own"]), told["personal"], told["finetune"]) == (["B"], {}, {"B": tuned["B"]})
+    assert outcome_for(outcome, "A")["personal"] == {"A": better}
+
+
+def test_a_contribution_is_as_large_as_what_was_sent_before_allows(world: World) -> None:
+    """`share` brings tensors, and nothing is sent with it; the other verbs after the rounds bring none."""
+    world.submit()
+    store, model = world.office.store, world.folder / "model"
+    model.write_bytes(b"x" * 1000)
+    store.set_run(world.digest, "running")
+    store.open_task(Task(plan=world.digest, round=0, verb="train", tensors=file_digest(model)), model, world.sites)
+    for verb, most in (("share", 32_000 + (64 << 20)), ("finetune", 0), ("test", 0), ("validate", 0)):
+        task = Task.model_validate({"plan": world.digest, "round": 2, "verb": verb})
+        store.open_task(task, None, world.sites)
+        assert store.check_wanted(task.id, "A") == most
 
 
 def test_nothing_is_asked_before_a_quorum_approved(world: World) -> None:

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from site_kit import QUICK, Coordinator, agent_of, coordinating, joined
+from site_kit import QUICK, Coordinator, FakePool, agent_of, approve, coordinating, joined
 
 from tiny import write_site
 from wardround.core.errors import DatasetError, InputError, StorageError
+from wardround.faces.cli.site import keep_batch
 from wardround.runtimes.https import joining
 from wardround.runtimes.https.client import Rejected, client_of
 from wardround.runtimes.https.home import Home, coordinator_url
@@ -23,6 +24,7 @@ from wardround.runtimes.https.invitations import read_invitation
 from wardround.runtimes.https.patience import Unreachable, Untrusted
 from wardround.runtimes.https.signing import key_id, public_hex
 from wardround.runtimes.https.wire import PROTOCOL, Next, Poll
+from wardround.runtimes.worker_process import setting_from_json
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +60,28 @@ def test_a_site_joins_and_keeps_its_key_to_itself(coordinator: Coordinator, tmp_
     row = coordinator.store.key(key_id(public_hex(home.key())))
     assert row is not None
     assert row.name == "A"
+
+
+def test_little_memory_is_kept_in_the_folder_and_told_to_the_worker(coordinator: Coordinator, tmp_path: Path) -> None:
+    home = joined(coordinator, tmp_path, largest_batch=2)
+    assert home.settings().largest_batch == 2
+    coordinator.submit()
+    pool = FakePool()
+    agent = agent_of(home, pool)
+    agent.step()
+    approve(home)
+    coordinator.ask("describe")
+    agent.step()
+    agent.step()
+    assert [message["setting"]["largest_batch"] for message in pool.asked] == [2]
+    assert setting_from_json(pool.asked[0]["setting"]).largest_batch == 2
+
+
+def test_serve_takes_up_another_largest_batch(coordinator: Coordinator, tmp_path: Path) -> None:
+    home = joined(coordinator, tmp_path, largest_batch=2)
+    for wanted, kept in ((None, 2), (3, 3), (None, 3), (0, None)):
+        keep_batch(home, wanted)
+        assert home.settings().largest_batch == kept
 
 
 def test_a_crash_after_registering_does_not_burn_the_invitation(coordinator: Coordinator, tmp_path: Path) -> None:

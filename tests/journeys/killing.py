@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from network_world import Network, until
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "https"))
 from throttle import Line, Link
 
 ROUND = 1
+BUSY = 10  # hundredths of a second of processor time: a small part of a task's training
 VICTIMS = ("coordinator", "site", "worker")
 PHASES = ("download", "training", "upload", "aggregation", "checkpoint")
 TIMES = ("before", "during", "after")
@@ -56,7 +57,7 @@ class Stage:
     plan: Path
     digest: str = ""
     reference: tuple[str, str] = ("", "")
-    wiped: list[str] = field(default_factory=list)
+    _idle: int | None = None
 
     @classmethod
     def build(cls, root: Path, rate: float = 700e3, **changes: object) -> Stage:
@@ -64,7 +65,7 @@ class Stage:
         line = Link(Line(rate=rate, delay=0.005))
         line.__enter__()
         stage = cls(Slow(root, line), line, root / "plan.yaml")
-        training = {**plan_dict()["training"], "steps": 12}
+        training = {**plan_dict()["training"], "steps": 40}
         options = {
             "rounds": {"limit": 3, "quorum": 1, "stall": 300},
             "network": {"name": "unet", "features": [16, 32, 64]},
@@ -164,10 +165,11 @@ class Stage:
     def _during_training(self) -> bool:
         """The worker is busy: it has used processor time since it got the task."""
         if not self._before_training():
+            self._idle = None
             return False
-        begin = self._cpu()
-        time.sleep(0.05)
-        return self._cpu() - begin >= 2 and not self._after_training()
+        if self._idle is None:
+            self._idle = self._cpu()
+        return self._cpu() - self._idle >= BUSY and not self._after_training()
 
     def _cpu(self) -> int:
         """Hundredths of a second that B's worker has used."""

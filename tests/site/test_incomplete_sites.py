@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -13,7 +12,8 @@ import torch.nn.functional as F
 import yaml
 from monai.losses import DiceLoss
 
-from tiny import SIZE, make_plan
+from incomplete import TASK, write_two
+from tiny import make_plan
 from wardround.core.errors import InputError
 from wardround.core.messages import Answer, ScoreFacts, SiteSummary, Task
 from wardround.data.case import MISSING
@@ -26,24 +26,6 @@ from wardround.site.hospital import Source, recipe_of
 from wardround.site.loss import make_loss, marginal
 from wardround.site.patches import Batches
 from wardround.site.worker import Setting, Site
-
-TASK = {"dimensions": 3, "modalities": ["FLAIR", "T1"], "optional": ["T1"], "labels": {"ball": 1, "shell": 2}}
-
-
-def write_two(folder: Path, cases: int = 4, *, t1: bool = True) -> Path:
-    """Cases with a ball and a shell around it; FLAIR and, if wanted, T1."""
-    random = np.random.default_rng(len(folder.name))
-    grid = np.stack(np.meshgrid(*map(np.arange, SIZE), indexing="ij")) - np.reshape([n / 2 for n in SIZE], (3, 1, 1, 1))
-    distance = np.sqrt((grid**2).sum(0))
-    label = np.where(distance < 3, 1, np.where(distance < 5, 2, 0)).astype(np.uint8)
-    for sub in ("images", "masks"):
-        (folder / sub).mkdir(parents=True, exist_ok=True)
-    for number in range(cases):
-        for name in ("FLAIR", "T1") if t1 else ("FLAIR",):
-            image = (random.normal(1, 0.2, SIZE) + label).astype(np.float32)
-            nib.save(nib.Nifti1Image(image, np.eye(4)), folder / "images" / f"p{number}_{name}.nii.gz")
-        nib.save(nib.Nifti1Image(label, np.eye(4)), folder / "masks" / f"p{number}.nii.gz")
-    return folder
 
 
 def plan_of(**training: object) -> Plan:

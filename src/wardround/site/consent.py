@@ -169,6 +169,13 @@ class Consents:
             pass  # what is wrong is said by the permission
         return Request(digest, self.desk.since(digest), self._stands(digest, software)[0], plan, decision)
 
+    def look_at(self, digest: str, software: str = __version__) -> Request:
+        """As `request`; what needs a person's eye, such as a plan changed after approval, goes into the log."""
+        found, event = self._stands(digest, software)
+        if event:
+            self._tell(digest, event, why=found.detail)
+        return self.request(digest, software)
+
     def policy(self) -> Policy:
         """The policy as it is now. Raises InputError."""
         return load_policy(self._folder / "policy.yaml")

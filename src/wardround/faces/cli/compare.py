@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -121,9 +122,9 @@ def _sites(table: list[Line]) -> list[str]:
 
 def _cells(line: Line) -> list[str]:
     return [
-        _interval(line.mean),
+        _interval(line.mean, fmean(line.sites.values())),
         decimal(line.spread),
-        f"{line.worst_site} {_interval(line.worst)}",
+        f"{line.worst_site} {_interval(line.worst, line.sites[line.worst_site])}",
         decimal(line.gap),
         decimal(line.lesion_f1),
         str(line.updates),
@@ -132,8 +133,12 @@ def _cells(line: Line) -> list[str]:
     ]
 
 
-def _interval(value: Interval | None) -> str:
-    return "-" if value is None else f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+def _interval(value: Interval | None, alone: float) -> str:
+    return decimal(alone) if value is None else f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def _numbers(value: Interval | None, alone: float) -> dict[str, float | None]:
+    return {"value": alone, "low": None, "high": None} if value is None else dict(vars(value))
 
 
 def _plain(line: Line) -> dict[str, Any]:
@@ -141,8 +146,8 @@ def _plain(line: Line) -> dict[str, Any]:
         "variant": line.name,
         "seeds": line.seeds,
         "sites": dict(line.sites),
-        "mean": None if line.mean is None else vars(line.mean),
-        "worst": None if line.worst is None else {"site": line.worst_site, **vars(line.worst)},
+        "mean": _numbers(line.mean, fmean(line.sites.values())),
+        "worst": {"site": line.worst_site, **_numbers(line.worst, line.sites[line.worst_site])},
         "spread": line.spread,
         "lesion_f1": line.lesion_f1,
         "updates": line.updates,

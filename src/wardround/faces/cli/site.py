@@ -83,8 +83,7 @@ def serve(directory: Dir = None, largest_batch: LargestBatch = None) -> None:
     os.umask(0o077)
     home = Home.find(directory)
     lock = home.lock()
-    if largest_batch is not None:
-        home.write_settings(home.settings().model_copy(update={"largest_batch": largest_batch or None}))
+    keep_batch(home, largest_batch)
     _log(home)
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -151,6 +150,12 @@ def _last_head(folder: Path) -> SignedHead | None:
 site_consent.register(site_app, _last_head)
 for part in (site_doctor, site_results, site_service):
     part.register(site_app)
+
+
+def keep_batch(home: Home, largest_batch: int | None) -> None:
+    """Write what `serve --largest-batch` said into ``site.json``; None: it said nothing."""
+    if largest_batch is not None:
+        home.write_settings(home.settings().model_copy(update={"largest_batch": largest_batch or None}))
 
 
 def _read(invitation: str) -> str:

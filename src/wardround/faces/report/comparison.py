@@ -2,21 +2,28 @@
 
 All Dice are on test cases, means over cases and labels; a row is the mean over the seeds. Intervals are over
 patients (`wardround.metrics.bootstrap`), with a patient's scores under all seeds kept together.
+
+Where the plan gives sites whole models of their own (Ditto, fine-tuning), a variant has two lines: the shared
+model at every site, and under ``<variant> (own)`` what each site uses, which is the shared one where it has no
+other. Scores by case are kept of the model that a site uses, so the shared line of such a variant has no
+intervals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from wardround.core.errors import RunError
 from wardround.core.rundir import RunDir
 from wardround.core.scores import Scores
-from wardround.faces.report.collect import Arm, collect
+from wardround.faces.report.collect import Arm, Material, at, collect
+from wardround.faces.report.personal import personal_scores
 from wardround.metrics.bootstrap import Interval, bootstrap
 
+OWN = " (own)"
 LOCAL, POOLED, LEFT_OUT, OTHERS = "local-only", "pooled", "left out", "others' local"
 
 
@@ -39,7 +46,7 @@ class Line:
     name: str
     seeds: int
     sites: Mapping[str, float]
-    mean: Interval | None
+    mean: Interval | None  # None: there are no scores by case, see above
     worst: Interval | None
     worst_site: str
     spread: float | None  # standard deviation of the mean over seeds
@@ -69,7 +76,11 @@ def lines(members: Iterable[tuple[str, str | None, RunDir]]) -> list[Line]:
         if left_out is not None:
             _add(tallies[LEFT_OUT], material.own, run, [left_out])
             continue
-        _add(tallies.setdefault(variant, Tally()), material.own, run)
+        own = own_scores(material)
+        _add(tallies.setdefault(variant, Tally()), material.own, run, by_case=own is None)
+        if own is not None:
+            used = replace(material.own, scores={**material.own.scores, **own})
+            _add(tallies.setdefault(variant + OWN, Tally()), used, run)
         if material.pooled is not None:
             _add(tallies[POOLED], material.pooled, run.baseline("pooled"))
         for site, arm in material.local.items():
@@ -79,11 +90,17 @@ def lines(members: Iterable[tuple[str, str | None, RunDir]]) -> list[Line]:
     return [_line(name, tally) for name, tally in tallies.items() if tally.scores]
 
 
-def _add(tally: Tally, arm: Arm, run: RunDir, only: Sequence[str] | None = None) -> None:
+def own_scores(material: Material) -> dict[str, Scores] | None:
+    """Test scores of the sites' own whole models; None where the plan makes none, empty where none was kept."""
+    own = personal_scores(material)
+    return own if own or at(material.plan, "finetune") else None
+
+
+def _add(tally: Tally, arm: Arm, run: RunDir, only: Sequence[str] | None = None, *, by_case: bool = True) -> None:
     chosen = {site: scores for site, scores in arm.scores.items() if only is None or site in only}
     for site, scores in chosen.items():
         tally.scores.setdefault(site, []).append(scores)
-        for patient, value in case_dice(run, site):
+        for patient, value in case_dice(run, site) if by_case else ():
             tally.values.setdefault(site, {}).setdefault(patient, []).append(value)
     found = [dice for scores in chosen.values() if (dice := scores.mean_dice) is not None]
     if found and only is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from wardround.faces.report.comparison import LEFT_OUT, LOCAL, OTHERS, POOLED, Line
+from wardround.faces.report.comparison import LEFT_OUT, LOCAL, OTHERS, OWN, POOLED, Line
 from wardround.faces.report.shown import decimal, listed, percent
 
 BASELINES = (LOCAL, OTHERS, POOLED, LEFT_OUT)
@@ -25,14 +25,18 @@ class Gate:
 def gates(table: Sequence[Line]) -> list[Gate]:
     """The questions that the table's lines can answer."""
     by_name = {line.name: line for line in table}
-    variants = [line for line in table if line.name not in BASELINES]
+    trained = [line for line in table if line.name not in BASELINES]
+    own = [line for line in trained if line.name.endswith(OWN)]
+    variants = [line for line in trained if line not in own]
     found: list[Gate] = []
     if not variants:
         return found
     if POOLED in by_name:
         found += _against_pooled(variants, by_name[POOLED].sites)
     if LOCAL in by_name:
-        found.append(_against_local(variants, by_name[LOCAL].sites))
+        found.append(_against_local("a federated model", variants, by_name[LOCAL].sites))
+        if own:
+            found.append(_against_local("a personalised model", own, by_name[LOCAL].sites))
     if LEFT_OUT in by_name and OTHERS in by_name:
         found.append(_left_out(by_name[LEFT_OUT].sites, by_name[OTHERS].sites))
     return found
@@ -57,7 +61,7 @@ def _against_pooled(variants: Sequence[Line], pooled: Mapping[str, float]) -> li
     ]
 
 
-def _against_local(variants: Sequence[Line], local: Mapping[str, float]) -> Gate:
+def _against_local(what: str, variants: Sequence[Line], local: Mapping[str, float]) -> Gate:
     def behind(line: Line) -> list[str]:
         return [site for site, dice in local.items() if line.sites.get(site, 0.0) < dice]
 
@@ -65,7 +69,7 @@ def _against_local(variants: Sequence[Line], local: Mapping[str, float]) -> Gate
     sites = behind(best)
     words = ", ".join(f"{s} {decimal(best.sites.get(s))} against {decimal(local[s])}" for s in sites)
     return Gate(
-        "a federated model >= local-only at every site",
+        f"{what} >= local-only at every site",
         not sites,
         f"{best.name}: at every site" if not sites else f"{best.name}: behind at {words}",
     )

@@ -54,6 +54,11 @@ def personal(material: Material) -> list[Personal]:
     return rows
 
 
+def personal_scores(material: Material) -> dict[str, Scores]:
+    """Test scores of the sites' own whole models, by site."""
+    return _scores(_written(material).get("personal"))
+
+
 def personal_remarks(material: Material) -> list[str]:
     """What a reader must know of the sites' own models, in sentences."""
     remarks, plan = [], material.plan

@@ -67,7 +67,7 @@ class Standings:
         self.say(self._stands(digest))
 
     def _stands(self, digest: Digest) -> Consent:
-        permission = self._consents.request(digest).permission
+        permission = self._consents.look_at(digest).permission
         return Consent(plan=digest, standing=permission.standing, reason=permission.reason)
 
     def _decided(self, digest: Digest) -> Consent | None:
