@@ -55,7 +55,7 @@ def networked(root: Path, plan: Path, data: Path) -> tuple[Path, float]:
             until(lambda name=name: (root / name / "requests" / f"{digest}.json").is_file(), processes)
             wardround("site", "approve", digest, "--name", "The person who runs this", "--dir", root / name)
         started = time.monotonic()
-        until(lambda: state(home, digest) == "ended", processes)
+        until(lambda: state(home, digest) == "ended", processes, pause=5)
         took = time.monotonic() - started
         for name in SITES:
             until(lambda name=name: (root / name / "results" / digest / "report.html").is_file(), processes)
@@ -72,10 +72,10 @@ def state(home: Path, digest: str) -> str:
     return str(next(run["state"] for run in runs if run["plan"] == digest))
 
 
-def until(done: Any, processes: list[subprocess.Popen[bytes]]) -> None:
+def until(done: Any, processes: list[subprocess.Popen[bytes]], pause: float = 0.5) -> None:
     while not done():
         assert all(process.poll() is None for process in processes), "a process ended"
-        time.sleep(0.5)
+        time.sleep(pause)
 
 
 def digest_of(path: Path) -> str:

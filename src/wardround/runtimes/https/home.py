@@ -14,7 +14,6 @@
     audit.jsonl, heads.json    the audit log, and its heads as the coordinator signed them
     heads-seen.json            the coordinator's heads, for it to be held to
     dataset.json               digests of the dataset's files, so that they are read once
-    told.json                  what the coordinator was told about each plan
     serving.json               what `serve` is doing, for `status`
     log.jsonl, worker.log      what `serve` and the process that trains did
     .lock                      held by `serve`
@@ -176,11 +175,6 @@ class Home:
     def log(self) -> Path:
         """``log.jsonl``"""
         return self.root / "log.jsonl"
-
-    @property
-    def told(self) -> Path:
-        """``told.json``"""
-        return self.root / "told.json"
 
     @property
     def serving(self) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Any
 
 from wardround.core.errors import InputError
 from wardround.core.messages import Digest
@@ -31,7 +30,7 @@ class Standings:
     ) -> None:
         """``over``: digests of runs that ended; of these only what people decide is told, the dataset may change."""
         self._home, self._consents, self._client, self._over, self._clock = home, consents, client, over, clock
-        self._told: dict[str, Any] = home.noted_json(home.told, {})
+        self._told: dict[str, list[str]] = {}  # all is told again at every start: a restored coordinator forgot some
         self._seen: Stamp | None = None
         self._due = 0.0
 
@@ -60,7 +59,6 @@ class Standings:
                 raise
         say("standing_told", plan=consent.plan[:12], standing=consent.standing, reason=consent.reason)
         self._told[consent.plan] = _key(consent)
-        self._home.note_json(self._home.told, self._told)
 
     def again(self, digest: Digest) -> None:
         """Send how the site stands to a plan, where the coordinator seems to think otherwise."""
