@@ -17,6 +17,7 @@ from wardround.faces.report.frame import environment, framed
 from wardround.faces.report.personal_words import once_words
 from wardround.faces.report.shown import counted, size, whole
 from wardround.faces.report.strategy_words import more_leaves
+from wardround.faces.report.transfer_words import encoding_words
 from wardround.faces.report.words import NETWORKS, Topic, plan_words, stays, who_sees
 from wardround.planning.plan import Plan
 from wardround.site.consent import Request
@@ -111,7 +112,7 @@ def collect_approval(request: Request, plan: Plan, here: Here) -> Approval:
             Sent(row.what, row.when, whole(row.times), size(row.bytes_each), size(row.total or 0)) for row in rows
         ),
         sums=_sums(plan, most),
-        notes=tuple(filter(None, (more_leaves(json), *once_words(json), who_sees(json)))),
+        notes=tuple(filter(None, (more_leaves(json), encoding_words(json), *once_words(json), who_sees(json)))),
         kept=(*stays(json), *_private(plan)),
         here=here,
         warnings=_warnings(request, here),
