@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch is installed by itself first: a later package must not swap its build.
 TORCH := torch==2.13.0
 
-.PHONY: demo test check install format bench accept clean
+.PHONY: demo test check install format bench bench-network accept accept-network clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Ward Round needs Python 3.11 to 3.13, this is %d.%d: set PYTHON=python3.12, say" % v)'
@@ -19,8 +19,8 @@ install: $(VENV)/.ready ## set up .venv
 demo: install ## four synthetic hospitals train one model; ends with a table and a report
 	$(BIN)/wardround demo
 
-test: install ## all tests
-	$(BIN)/python -m pytest -n 2
+test: install ## all tests but the slow ones (make accept-network)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 check: install ## style, types, floors
 	$(BIN)/ruff check .
@@ -34,6 +34,14 @@ format: install
 
 bench: install ## speed, as ratios measured side by side in one run
 	$(BIN)/python benchmarks/bench.py
+
+bench-network: install ## the network beside TLS sockets and a numpy mean, in one run
+	$(BIN)/python benchmarks/bench_network.py
+
+accept-network: install ## real processes: the same weights as on one machine; kill -9 at every moment
+	$(BIN)/python benchmarks/accept_network.py
+	$(BIN)/python benchmarks/kill_matrix.py
+	$(BIN)/python -m pytest -m slow
 
 accept: install ## slow proofs on real images (needs ../shared/data); writes docs/results
 	$(BIN)/python benchmarks/accept.py

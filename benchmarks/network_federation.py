@@ -49,7 +49,7 @@ def plan_text(rounds: int, seed: int, transfer: str | None) -> str:
         "seed": seed,
     }
     if transfer is not None:
-        plan["transfer"] = {"encoding": transfer}
+        plan["transfer"] = {"up": transfer, "down": transfer}
     return yaml.safe_dump(plan, sort_keys=False)
 
 

@@ -22,9 +22,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from wardround import __version__
+from wardround.core.encoding import PLAIN
 from wardround.core.messages import Facts, InitFacts, Reply, ScoreFacts, Seconds, SiteSummary, Task, TrainFacts
+from wardround.core.parcels import pack_as
 from wardround.core.scores import Scores
-from wardround.core.weights import Part, file_digest, pack, slots, write_tensors
+from wardround.core.weights import Part, file_digest, slots, write_tensors
+from wardround.planning.transfer import Transfer
 from wardround.runtimes.https.client import Client
 from wardround.runtimes.https.connection import connect, tls
 from wardround.runtimes.https.invitations import Invitation, read_invitation
@@ -76,7 +79,6 @@ class Actor:
         self._plan: dict[str, Any] = {}
         self._knows: list[str] = []
         self._fetched: list[str] = []
-        self._update = self._folder / "update.safetensors"
 
     def serve(self) -> None:
         """Until killed."""
@@ -141,20 +143,19 @@ class Actor:
         return ScoreFacts(scores=Scores(), seconds=Seconds())
 
     def _renewed(self, task: Task) -> Path:
-        """The update: another one each round, for a repeated one is refused."""
-        if not self._update.exists():
-            rng = np.random.default_rng(abs(hash(self._name)) % 2**32)
-            arrays = {
-                name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes(self._numbers).items()
-            }
-            write_tensors(self._update, *pack({"weights": Part(arrays, 3.0)}))
-        places, _ = slots(self._update)
-        slot = places["weights/head.weight"]
-        value = np.float32(1 + task.round + 1e-3 * (int(task.plan[:6], 16) % 997))
-        with self._update.open("r+b") as file:
+        """The answer's file in the plan's encoding: another one each round, for a repeated one is refused."""
+        encoding = PLAIN if task.verb == "init" else Transfer.model_validate(self._plan["transfer"]).upward
+        path = self._folder / f"{task.verb}-{encoding.kind}-{encoding.updates}.safetensors"
+        if not path.exists():
+            rng = np.random.default_rng(int(hashlib.sha256(self._name.encode()).hexdigest()[:8], 16))
+            arrays = {name: rng.standard_normal(form, dtype=np.float32) for name, form in shapes(self._numbers).items()}
+            write_tensors(path, *pack_as({"weights": Part(arrays, 3.0)}, encoding))
+        slot = slots(path)[0]["weights/head.weight"]
+        mark = [1 + task.round % 100, 1 + int(task.plan[:4], 16) % 100]
+        with path.open("r+b") as file:
             file.seek(slot.offset)
-            file.write(value.tobytes())
-        return self._update
+            file.write(np.array(mark, slot.dtype).tobytes())
+        return path
 
 
 def timed(action: Any) -> float:

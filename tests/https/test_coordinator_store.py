@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -12,16 +13,17 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import update
+from sqlalchemy import create_engine, update
 
 from tiny import make_plan
+from wardround.core.audit import SignedHead
 from wardround.core.errors import InputError, RunError, StorageError
 from wardround.core.messages import Answer, Reply, SiteFailed, SiteSummary, Task, TrainFacts
 from wardround.planning.plan import Plan
 from wardround.runtimes.https.refusals import Refusal
 from wardround.runtimes.https.signing import key_id, public_hex
 from wardround.runtimes.https.store import Store
-from wardround.runtimes.https.tables import counters, invitations
+from wardround.runtimes.https.tables import counters, invitations, recent, state
 from wardround.runtimes.https.wire import BLOB, PROTOCOL, Consent, Join
 
 MODEL = bytes(range(256)) * 40
@@ -43,11 +45,28 @@ def joined(store: Store, *names: str) -> None:
         store.join(request(store.invite(name, "site", 1), name), certify)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Any:
-    store = Store.open(tmp_path / "coordinator")
+POSTGRES = os.environ.get("WARDROUND_POSTGRES")  # SQLAlchemy's name of a database whose tables may be dropped
+DATABASES = [None, *([POSTGRES] if POSTGRES else [])]
+
+
+@pytest.fixture(params=DATABASES, ids=lambda url: (url or "sqlite").partition(":")[0])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    url: str | None = request.param
+    if url is not None:
+        engine = create_engine(url)
+        for tables in (recent, state):
+            tables.drop_all(engine)
+        engine.dispose()
+    store = Store.open(tmp_path / "coordinator", url)
+    store.url = url
     yield store
     store.close()
+
+
+def reopened(store: Any) -> Store:
+    """As after a restart."""
+    store.close()
+    return Store.open(store.folder, store.url)
 
 
 @pytest.fixture
@@ -174,9 +193,10 @@ def test_revoking_voids_an_open_invitation(store: Store) -> None:
 def test_tokens_are_nowhere_on_the_disk(store: Store) -> None:
     token = store.invite("A", "site", 1)
     store.join(request(token, "A"), certify)
+    with store._state.read() as connection:
+        assert token not in str(connection.execute(invitations.select()).all())
     store.close()
     files = [path for path in store.folder.rglob("*") if path.is_file()]
-    assert files
     assert not any(token.encode() in path.read_bytes() for path in files)
 
 
@@ -265,8 +285,7 @@ def test_answers_survive_and_are_played_back(store: Store, task: Task) -> None:
     store.give(task.id, "A", given(store, task, "A"))
     store.decide(task.id, "B", late(task, "B"))
     before = store.outcomes(task.id)
-    store.close()
-    again = Store.open(store.folder)
+    again = reopened(store)
     again.open_task(task, store.folder / "model", ["B", "A", "C"])
     assert again.outcomes(task.id) == before
     again.close()
@@ -308,8 +327,6 @@ def test_bytes_that_nobody_claims_are_deleted_after_a_week(store: Store, task: T
     given(store, task, "B")
     store.blobs.partial("0" * 64, "B").write_bytes(b"half")
     assert store.tidy() == 0
-    import os
-
     for path in (*store.blobs.folder.glob("given/*"), *store.blobs.folder.glob("partial/*")):
         os.utime(path, (0, 0))
     assert store.tidy() == len(MODEL) + 4
@@ -359,8 +376,7 @@ def test_a_nonce_is_good_once_also_after_a_restart(store: Store) -> None:
     now = int(time.time())
     assert store.fresh("a" * 32, "nonce", now)
     assert store.fresh("b" * 32, "nonce", now)
-    store.close()
-    again = Store.open(store.folder)
+    again = reopened(store)
     assert not again.fresh("a" * 32, "nonce", now)
     assert again.fresh("a" * 32, "old", now - 10_000)
     again.sweep()
@@ -383,11 +399,11 @@ def test_waiting_ends_with_a_write_of_this_process(store: Store) -> None:
     assert woken.is_set()
 
 
-def test_waiting_ends_with_a_write_of_another_process(store: Store) -> None:
+def test_waiting_ends_with_a_write_of_another_process(store: Any) -> None:
     script = "import sys, pathlib; from wardround.runtimes.https.store import Store; " \
-             "Store.open(pathlib.Path(sys.argv[1])).invite('A', 'site', 1)"  # fmt: skip
+             "Store.open(pathlib.Path(sys.argv[1]), *sys.argv[2:]).invite('A', 'site', 1)"  # fmt: skip
     seen = store.version()
-    other = subprocess.Popen([sys.executable, "-c", script, str(store.folder)])
+    other = subprocess.Popen([sys.executable, "-c", script, str(store.folder), *([store.url] if store.url else [])])
     assert store.wait(seen, 60) > seen
     assert other.wait() == 0
 
@@ -428,9 +444,8 @@ def test_many_threads_decide_a_site_once(store: Store, task: Task) -> None:
 def test_a_folder_of_another_format_is_not_opened(store: Store) -> None:
     with store._state.write() as connection:
         connection.execute(update(counters).where(counters.c.name == "schema").values(value=99))
-    store.close()
     with pytest.raises(StorageError, match="format 99"):
-        Store.open(store.folder)
+        reopened(store)
 
 
 def test_a_database_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
@@ -451,3 +466,17 @@ def test_no_path_is_made_of_what_is_no_digest(store: Store, name: str) -> None:
     for site in ("../x", "a.b", ""):
         with pytest.raises(ValueError, match="not a name"):
             store.blobs.given("0" * 64, site)
+
+
+def test_of_signed_heads_the_newest_stay(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wardround.runtimes.https import store as module
+
+    joined(store, "A")
+    monkeypatch.setattr(module, "KEPT", 3)
+    for own in (False, True):
+        for length in range(10):
+            store.add_head("A", SignedHead(length=length, hash="0" * 64, time=1, signature="0" * 128), own)
+        last = store.last_head("A", own)
+        assert last is not None
+        assert last.length == 9
+    assert [head.length for _, head in store.own_heads()] == [7, 8, 9]

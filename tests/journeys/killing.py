@@ -60,14 +60,14 @@ class Stage:
     _idle: int | None = None
 
     @classmethod
-    def build(cls, root: Path, rate: float = 700e3, **changes: object) -> Stage:
+    def build(cls, root: Path, rate: float = 1.5e6, **changes: object) -> Stage:
         """Two sites have joined and approved; nobody runs."""
         line = Link(Line(rate=rate, delay=0.005))
         line.__enter__()
         stage = cls(Slow(root, line), line, root / "plan.yaml")
         training = {**plan_dict()["training"], "steps": 40}
         options = {
-            "rounds": {"limit": 3, "quorum": 1, "stall": 300},
+            "rounds": {"limit": 3, "quorum": 2, "stall": 300},
             "network": {"name": "unet", "features": [16, 32, 64]},
         }
         write_plan(stage.plan, **{"training": training, **options, **changes})
@@ -96,6 +96,8 @@ class Stage:
         self.stop()
         for path in self._folders():
             shutil.rmtree(path, ignore_errors=True)
+        for log in self.net.root.glob("*.log"):
+            log.rename(log.with_suffix(f".{len(list(self.net.root.iterdir()))}.old.log"))
         self._move(".ready", "")
         self.net.serve()
         for name in self.net.names:

@@ -210,7 +210,10 @@ class Network:
 
     def wait(self, digest: str, seconds: float = PATIENCE) -> None:
         """Until the run has ended."""
-        until(lambda: self.ended(digest), f"the run ends: {self.events(digest)[-3:]}", seconds)
+        try:
+            until(lambda: self.ended(digest), "the run ends", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the newest events: {self.events(digest)[-3:]}") from None
 
     def models(self, digest: str) -> tuple[str, str]:
         """Digests of the last and the best weights' files: equal runs write equal files."""

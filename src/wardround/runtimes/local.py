@@ -22,6 +22,7 @@ from wardround.runtimes.frames import receive, send
 
 Progress = Callable[[str, str, int, int], None]
 SettingJson = dict[str, Any]
+DIED = "the site's process ended before it answered (killed, or out of memory)"
 
 
 class WorkerPool:
@@ -82,7 +83,7 @@ class WorkerPool:
             task=task.id,
             site=site,
             kind="error",
-            reason="the site's process ended before it answered (killed, or out of memory)",
+            reason=DIED,
         )
 
     def _process(self) -> subprocess.Popen[bytes]:

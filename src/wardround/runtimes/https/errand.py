@@ -27,6 +27,7 @@ from wardround.runtimes.https.logs import say
 from wardround.runtimes.https.patience import Unreachable
 from wardround.runtimes.https.transfer import Blob, Transfers, task_path
 from wardround.runtimes.https.wire import Done, Going, Moved, Work
+from wardround.runtimes.local import DIED
 from wardround.site.consent import Consents
 
 TICK = 0.25  # seconds in which a revocation is noticed
@@ -93,7 +94,11 @@ class Errands:
         self._asked(work)
         begin = time.monotonic()
         try:
-            result = self._answer(task, self._fetch(work))
+            tensors = self._fetch(work)
+            result = self._answer(task, tensors)
+            if isinstance(result, SiteFailed) and result.reason == DIED:
+                say("worker_died", level=WARNING, task=_short(task), next="once more in a new process")
+                result = self._answer(task, tensors)
             if result is None:
                 return False
             if isinstance(result, Answer):

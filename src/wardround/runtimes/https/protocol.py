@@ -32,6 +32,11 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > self.most:
             self._make_room()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._relax()
@@ -86,6 +91,6 @@ class Connection(HttpToolsProtocol):
             self._limit = None
 
     def _make_room(self) -> None:
-        """Too many: whoever has been here longest without a good signature goes."""
-        strangers = [one for one in self.connections if isinstance(one, Connection) and not one.admitted]
-        min(strangers, key=lambda one: one._since, default=self).abort()
+        """Too many: who never showed a good signature goes first, then who asks nothing; the oldest of them."""
+        idle = [one for one in self.connections if isinstance(one, Connection) and not (one.admitted and one.busy)]
+        min(idle, key=lambda one: (one.admitted, one._since), default=self).abort()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import resource
 import signal
 import socket
 import ssl
@@ -21,9 +22,10 @@ from wardround.runtimes.https.app import App, Certificates
 from wardround.runtimes.https.authority import server_files
 from wardround.runtimes.https.logs import say
 from wardround.runtimes.https.office import Office
-from wardround.runtimes.https.protocol import Connection
+from wardround.runtimes.https.protocol import CONNECTIONS, Connection
 
 GRACE = 10  # seconds that a stopping server gives requests
+FILES = 8 * CONNECTIONS
 IDLE = 75  # seconds that a connection is kept for the next request: longer than hospitals' proxies keep theirs
 
 
@@ -69,6 +71,7 @@ class Server:
         Raises:
             StorageError: another process serves this folder.
         """
+        _allow_files()
         with closing(self._socket), self.office.lock(), self._metrics():
             asyncio.run(self._run(started))
 
@@ -155,6 +158,14 @@ class Server:
         finally:
             listener.shutdown()
             listener.server_close()
+
+
+def _allow_files() -> None:
+    """Every connection is an open file, and many systems allow 1024 unless asked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Uvicorn(uvicorn.Server):

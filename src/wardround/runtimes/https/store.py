@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
 from wardround.core.audit import SignedHead
 from wardround.runtimes.https.state_principals import KeyRow, Principal, Principals, Role
@@ -20,6 +20,8 @@ from wardround.runtimes.https.state_tasks import Outcome, Tasks
 from wardround.runtimes.https.tables import heads
 
 __all__ = ["KeyRow", "Outcome", "Principal", "Role", "RunRow", "RunState", "Store", "View"]
+
+KEPT = 100  # signed heads of a site
 
 
 class Store(Principals, Runs, Tasks, Recent):
@@ -39,10 +41,18 @@ class Store(Principals, Runs, Tasks, Recent):
         return cls(folder, url)
 
     def add_head(self, site: str, head: SignedHead, own: bool = False) -> None:
-        """Keep a signed head: of a site's log, signed here; or (``own``) of the coordinator's, signed by the site."""
+        """Keep a signed head: of a site's log, signed here; or (``own``) of the coordinator's, signed by the site.
+
+        A head vouches for all entries before it: of each kind only the newest `KEPT` stay.
+        """
         values = {"length": head.length, "hash": head.hash, "time": head.time, "signature": head.signature}
         with self._write(duties=False) as connection:
             connection.execute(insert(heads).values(site=site, own=int(own), **values))
+            here = (heads.c.site == site) & (heads.c.own == int(own))
+            newest = select(heads.c.number).where(here).order_by(heads.c.number.desc())
+            last = connection.scalar(newest.offset(KEPT).limit(1))
+            if last is not None:
+                connection.execute(delete(heads).where(here & (heads.c.number <= last)))
 
     def last_head(self, site: str, own: bool = False) -> SignedHead | None:
         """The newest of `add_head`."""
