@@ -50,16 +50,16 @@ def main() -> None:
         f"`python benchmarks/siege.py` ({datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, "
         f"seeds 0 to {sieges - 1}; {time.monotonic() - begin:.0f} s).",
         "",
-        f"- **Endpoints**: {sieges * STRETCH} requests by strangers, with spoiled signatures, by unknown keys, replayed, "
-        "for another federation, broken off, and soundly signed with broken contents: "
+        f"- **Endpoints**: {sieges * STRETCH} requests by strangers, with spoiled signatures, by unknown keys, "
+        "replayed, for another federation, broken off, and soundly signed with broken contents: "
         f"{refused} refused, each logged once; {gone} hung up; no status of 500 or more, no traceback, nothing of "
         "anybody else changed. Statuses: "
         + ", ".join(f"{status} ({count})" for status, count in sorted(statuses.items()) if status != "0")
-        + ". What was served (200) is what is open to all, first tries of requests that are then replayed, and messages "
-        "of a site about itself that were still sound after they had been changed.",
-        f"- **Parsers**: {each * len(readers)} broken texts at {len(readers)} of them (all messages, plans, tensor files, "
-        f"signatures, invitations, policies, audit logs): {sum(turned.values())} refused in words, the others still "
-        "sound; no other exception.",
+        + ". What was served (200) is what is open to all, first tries of requests that are then replayed, and "
+        "messages of a site about itself that were still sound after they had been changed.",
+        f"- **Parsers**: {each * len(readers)} broken texts at {len(readers)} of them (all messages, plans, tensor "
+        f"files, signatures, invitations, policies, audit logs): {sum(turned.values())} refused in words, the "
+        "others still sound; no other exception.",
         "",
     ]
     print("\n".join(text))

@@ -135,7 +135,8 @@ class Attacker:
         what = rng.randrange(6)
         if what == 0:
             name = rng.choice(list(headers))
-            headers[name] = bytes_from(rng, headers[name].encode()).decode("latin-1")
+            spoiled = bytes_from(rng, headers[name].encode()).decode("latin-1")
+            headers[name] = spoiled if spoiled.strip() != headers[name] else "x" + spoiled
         elif what == 1:
             del headers[rng.choice([name for name in headers if name != "content-length"])]
         elif what == 2:

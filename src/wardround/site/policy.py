@@ -48,7 +48,7 @@ weights_without_secure_aggregation: true
 quiet_hours: []
 open_hours: []
 
-# What of this computer a task may use. threads: null leaves it to `wardround site serve --threads`.
+# What of this computer a task may use. threads: null leaves it to `wardround site join --threads`.
 threads: null
 gpu: true
 

@@ -158,7 +158,8 @@ class Agent:
 
     def _work(self, work: Work) -> bool:
         digest = work.task.plan
-        self._status(f"{work.task.verb}, round {work.task.round} of run {digest[:12]}")
+        number = work.task.round + (work.task.verb == "train")  # a round is named by its number from 1 on
+        self._status(f"{work.task.verb}, round {number} of run {digest[:12]}")
         request = self._consents.request(digest)
         given = request.plan is not None and self._errands.run(work, request.plan)
         if not given and self._consents.request(digest).permission.standing != "approved":

@@ -32,6 +32,7 @@ from wardround.runtimes.https.store import RunState
 from wardround.runtimes.https.transport import TICK, Aborted, HttpsTransport, Stopped, needed
 from wardround.runtimes.scalars import Scalars
 
+LONGEST_REST = 300.0  # seconds between two tries of a run whose sites cannot take part
 ABSENT = ("pending", "refused", "late")
 BEGINNINGS = ("run_started", "run_resumed")
 Say = Callable[[str, dict[str, Any]], None]
@@ -61,6 +62,7 @@ class Conduct:
         events = list(read_events(self.place.events))
         self._task = next((str(e["task"]) for e in reversed(events) if e["event"] == "task_opened"), None)
         self._failures: dict[str, tuple[str, str]] = {}  # of that task: site -> (kind, reason)
+        self._lost = 0  # quorums in a row since a round ended
         self._scalars = Scalars(self.place.root / "tensorboard")
         self._log = EventLog(self.place.events, self._listen)
         self._transport = HttpsTransport(
@@ -108,6 +110,7 @@ class Conduct:
                 self._log.write("quorum_lost", task=self._task)
                 if not self._absent():
                     raise
+                self._lost += 1
                 self._set("waiting", self._why_lost())
         self._finish()
 
@@ -118,9 +121,19 @@ class Conduct:
             if self._approved() >= enough:
                 break
             self._store.wait(version, TICK)
+        self._rest()
         if (lost := self._lost_task()) is not None:
             self._store.forget_failures(lost)  # nothing of that task was used: who failed is asked again
         self._set("running")
+
+    def _rest(self) -> None:
+        """Sites that approved and still cannot take part (their policy, quiet hours) are not asked without a pause."""
+        if not self._lost:
+            return
+        over, before = time.monotonic() + min(LONGEST_REST, 2.0 ** (self._lost - 1)), self._transport.standing()
+        while (left := over - time.monotonic()) > 0 and self._transport.standing() == before:
+            self._transport.check()
+            self._store.wait(self._store.version(), min(TICK, left))
 
     def _approved(self) -> int:
         return sum(stand.standing == "approved" for stand in self._transport.standing().values())
@@ -219,6 +232,8 @@ class Conduct:
     def _listen(self, event: str, facts: dict[str, Any]) -> None:
         """What the rounds write into the run's log."""
         self._scalars.listen(ARM, {"event": event, **facts})
+        if event == "round_ended":
+            self._lost = 0
         if event == "site_failed":
             self._failures[facts["site"]] = (facts["kind"], facts["reason"])
         if event in ("site_failed", "site_alert", "round_ended", "run_stopped"):

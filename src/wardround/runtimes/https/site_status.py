@@ -7,18 +7,17 @@ import time
 from collections import Counter
 from typing import Any
 
-from wardround.core.errors import StorageError
+from wardround.core.errors import InputError, StorageError
 from wardround.runtimes.https.fetching import fetched_results
 from wardround.runtimes.https.home import Home
-from wardround.site.decisions import Desk
+from wardround.site.policy import load_policy
 
 
 def site_status(home: Home) -> dict[str, Any]:
     """JSON-ready facts; nothing is asked of the coordinator. Raises InputError where site.json has faults."""
-    settings, desk = home.settings(), Desk(home.root)
+    settings, consents = home.settings(), home.consents()
     served = _served(home)
     doing = home.noted_json(home.serving, {}) if served else {}
-    decisions = [desk.decision(digest) for digest in desk.digests()]
     return {
         "site": settings.name,
         "federation": settings.federation.name,
@@ -29,9 +28,18 @@ def site_status(home: Home) -> dict[str, Any]:
         "served": f"yes, by process {doing.get('pid', '?')}" if served else "no: `wardround site serve` does",
         "doing": doing.get("doing", ""),
         "problem": doing.get("problem", ""),
-        "plans": dict(Counter(one.standing if one is not None else "pending" for one in decisions)),
+        "policy": _policy_fault(home),
+        "plans": dict(Counter(request.permission.standing for request in consents.all())),
         "results": len(fetched_results(home)),
     }
+
+
+def _policy_fault(home: Home) -> str:
+    try:
+        load_policy(home.policy)
+    except InputError:
+        return "wrong, so nothing is allowed: `wardround site policy` lists what to mend"
+    return ""
 
 
 def _served(home: Home) -> bool:
