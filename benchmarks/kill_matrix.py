@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "journeys")]
 
-from killing import PHASES, TIMES, VICTIMS, Cell, Stage  # noqa: E402
+from killing import PHASES, ROUND, TIMES, VICTIMS, Cell, Stage  # noqa: E402
 from network_world import until  # noqa: E402
 
 STALL = 5
@@ -109,7 +109,8 @@ def dead_site(root: Path) -> list[str]:
 
 def failures(stage: Stage) -> list[dict[str, Any]]:
     found = stage.net.events(stage.digest, "site_failed")
-    return [event for event in found if (event["site"], event["verb"], event["kind"]) == ("B", "train", "late")]
+    wanted = ("B", "train", "late", ROUND)
+    return [event for event in found if (event["site"], event["verb"], event["kind"], event["round"]) == wanted]
 
 
 def ended(stage: Stage) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def until_open(url: str, server: subprocess.Popen[bytes]) -> None:
             time.sleep(0.1)
 
 
-def plan_text(rounds: int, seed: int, transfer: str | None) -> str:
+def plan_text(rounds: int, seed: int, transfer: str | None, sites: int) -> str:
     """A plan whose rounds only train: validation comes after the last of them."""
     plan: dict[str, Any] = {
         "wardround": 1,
@@ -44,7 +44,7 @@ def plan_text(rounds: int, seed: int, transfer: str | None) -> str:
         "task": {"dimensions": 3, "modalities": ["T1"], "labels": {"ball": 1}},
         "network": {"name": "unet", "features": [4, 8]},
         "training": {"steps": 1, "patch": [8, 8, 8], "precision": "fp32"},
-        "rounds": {"limit": rounds, "patience": 1000},
+        "rounds": {"limit": rounds, "patience": 1000, "quorum": sites},
         "evaluation": {"every": 100_000},
         "seed": seed,
     }
@@ -93,7 +93,7 @@ class Federation:
     def run(self, rounds: int, seed: int, transfer: str | None = None) -> list[dict[str, float]]:
         """Submit a plan and wait for its end; the seconds of each round but the first, by cause."""
         file = self._disk / f"plan{seed}.yaml"
-        file.write_text(plan_text(rounds, seed, transfer))
+        file.write_text(plan_text(rounds, seed, transfer, self._sites))
         wardround("coordinator", "submit", self.dir, file)
         found: list[dict[str, Any]] = []
         while not found or found[-1]["event"] != "run_ended":

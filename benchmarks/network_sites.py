@@ -28,7 +28,7 @@ from wardround.core.parcels import pack_as
 from wardround.core.scores import Scores
 from wardround.core.weights import Part, file_digest, slots, write_tensors
 from wardround.planning.transfer import Transfer
-from wardround.runtimes.https.client import Client
+from wardround.runtimes.https.client import Client, Rejected
 from wardround.runtimes.https.connection import connect, tls
 from wardround.runtimes.https.invitations import Invitation, read_invitation
 from wardround.runtimes.https.joining import introduce
@@ -102,7 +102,10 @@ class Actor:
             elif isinstance(do, Results):
                 self._fetched.append(do.plan)
             elif isinstance(do, Work):
-                self._work(do, waited)
+                try:
+                    self._work(do, waited)
+                except (Rejected, Unreachable):
+                    time.sleep(0.2)  # not wanted any more, or to be tried again
 
     def _consent(self, offer: Offer) -> None:
         self._plan = json.loads(self._client.exchange("GET", f"/v1/plans/{offer.plan}", b""))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import logging
 import socket
@@ -13,10 +12,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from coordinator_line import HOST, Running, Site
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tiny import make_plan
@@ -25,64 +23,10 @@ from wardround.core.messages import Reply, SiteFailed, Task, TrainFacts
 from wardround.runtimes.https import protocol
 from wardround.runtimes.https.office import Office, found_office
 from wardround.runtimes.https.server import Server, Serving
-from wardround.runtimes.https.signing import Message, public_hex, sign_request, verify_response
-from wardround.runtimes.https.wire import PIECE, PROTOCOL, Consent, Join, Next, Poll, Received, Work
+from wardround.runtimes.https.wire import PIECE, PROTOCOL, Consent, Next, Poll, Received, Work
 
-HOST = "127.0.0.1"
 MODEL = bytes(range(256)) * (96 << 10)  # 24 MiB: more than sockets hold
 SHA256 = hashlib.sha256(MODEL).hexdigest()
-
-
-class Site:
-    """One connection of a site that joined."""
-
-    def __init__(self, office: Office, name: str = "A") -> None:
-        self.office, self.key = office, Ed25519PrivateKey.generate()
-        token = office.store.invite(name, "site", 1)
-        asked = Join(token=token, name=name, key=public_hex(self.key), software="0.1", protocol=PROTOCOL)
-        self.certificate = office.store.join(asked, office.certify).certificate
-        self.context = ssl.create_default_context(cadata=office.authority.pem)
-
-    def connect(self, port: int) -> None:
-        self.line = http.client.HTTPSConnection(HOST, port, context=self.context, timeout=30)
-        self.line.connect()
-        self.line.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def headers(self, method: str, target: str, body: bytes = b"") -> dict[str, str]:
-        digest = hashlib.sha256(body).digest()
-        return sign_request(self.key, method, target, self.office.settings.id, digest)
-
-    def ask(self, method: str, target: str, body: bytes = b"") -> tuple[int, bytes]:
-        headers = self.headers(method, target, body)
-        self.line.request(method, target, body or None, headers)
-        response = self.line.getresponse()
-        data = response.read()
-        request = Message.of(method, target, headers)
-        signed = verify_response(response.status, dict(response.headers), request, self.office.key.public_key())
-        assert signed.digest == hashlib.sha256(data).digest()
-        return response.status, data
-
-
-class Running:
-    """A server in a thread."""
-
-    def __init__(self, office: Office, **serving: Any) -> None:
-        self.server = Server(office, Serving(HOST, 0, **serving))
-        self.port = self.server.port
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self.server.run, args=(lambda _: ready.set(),))
-        self._thread.start()
-        assert ready.wait(30)
-
-    def socket(self, office: Office) -> ssl.SSLSocket:
-        context = ssl.create_default_context(cadata=office.authority.pem)
-        plain = socket.create_connection((HOST, self.port), timeout=30)
-        return context.wrap_socket(plain, server_hostname=HOST)
-
-    def stop(self) -> None:
-        self.server.stop()
-        self._thread.join(30)
-        assert not self._thread.is_alive()
 
 
 @pytest.fixture

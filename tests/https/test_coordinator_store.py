@@ -1,9 +1,7 @@
-"""The coordinator's state: who may join, and that what was decided about a task stays decided."""
+"""The coordinator's state: who may join, runs and their rosters, and waiting for changes."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import subprocess
 import sys
 import threading
@@ -12,103 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coordinator_kit import MODEL, certify, joined, refused, reopened, request
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import create_engine, update
+from sqlalchemy import update
 
 from tiny import make_plan
 from wardround.core.audit import SignedHead
-from wardround.core.errors import InputError, RunError, StorageError
-from wardround.core.messages import Answer, Reply, SiteFailed, SiteSummary, Task, TrainFacts
+from wardround.core.errors import InputError, StorageError
 from wardround.planning.plan import Plan
-from wardround.runtimes.https.refusals import Refusal
 from wardround.runtimes.https.signing import key_id, public_hex
 from wardround.runtimes.https.store import Store
-from wardround.runtimes.https.tables import counters, invitations, recent, state
-from wardround.runtimes.https.wire import BLOB, PROTOCOL, Consent, Join
-
-MODEL = bytes(range(256)) * 40
-SHA256 = hashlib.sha256(MODEL).hexdigest()
-FACTS = TrainFacts(cases=2, updates=3, samples=6, loss=0.5, rate=0.1)
-
-
-def certify(name: str, key: str, end: int) -> str:
-    return f"{name} {key[:8]} {end}"
-
-
-def request(token: str, name: str, key: Ed25519PrivateKey | None = None) -> Join:
-    public = public_hex(key or Ed25519PrivateKey.generate())
-    return Join(token=token, name=name, key=public, software="0.1", protocol=PROTOCOL)
-
-
-def joined(store: Store, *names: str) -> None:
-    for name in names:
-        store.join(request(store.invite(name, "site", 1), name), certify)
-
-
-POSTGRES = os.environ.get("WARDROUND_POSTGRES")  # SQLAlchemy's name of a database whose tables may be dropped
-DATABASES = [None, *([POSTGRES] if POSTGRES else [])]
-
-
-@pytest.fixture(params=DATABASES, ids=lambda url: (url or "sqlite").partition(":")[0])
-def store(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
-    url: str | None = request.param
-    if url is not None:
-        engine = create_engine(url)
-        for tables in (recent, state):
-            tables.drop_all(engine)
-        engine.dispose()
-    store = Store.open(tmp_path / "coordinator", url)
-    store.url = url
-    yield store
-    store.close()
-
-
-def reopened(store: Any) -> Store:
-    """As after a restart."""
-    store.close()
-    return Store.open(store.folder, store.url)
-
-
-@pytest.fixture
-def running(store: Store) -> Plan:
-    """A run that A, B and C were asked for, and that A and B approved."""
-    joined(store, "A", "B", "C")
-    plan = make_plan()
-    store.add_run(plan, ["B", "A", "C"], "owner")
-    for site in ("A", "B"):
-        store.set_standing(plan.digest(), site, Consent(plan=plan.digest(), standing="approved"))
-    store.set_run(plan.digest(), "running")
-    return plan
-
-
-@pytest.fixture
-def task(store: Store, running: Plan) -> Task:
-    """Open at all three sites."""
-    task = Task(plan=running.digest(), round=0, verb="train", tensors=SHA256)
-    model = store.folder / "model"
-    model.write_bytes(MODEL)
-    store.open_task(task, model, ["B", "A", "C"])
-    return task
-
-
-def given(store: Store, task: Task, site: str, data: bytes = MODEL) -> Reply:
-    """An answer whose tensors have come."""
-    sha256 = hashlib.sha256(data).hexdigest()
-    store.blobs.partial(sha256, site).write_bytes(data)
-    store.blobs.settle(sha256, site)
-    return Reply(task=task.id, site=site, facts=FACTS, tensors=sha256, size=len(data))
-
-
-def late(task: Task, site: str) -> SiteFailed:
-    return SiteFailed(task=task.id, site=site, kind="late", reason="no progress")
-
-
-def refused(code: str, *arguments: Any) -> None:
-    function, *rest = arguments
-    with pytest.raises(Refusal) as caught:
-        function(*rest)
-    assert caught.value.code == code
-
+from wardround.runtimes.https.tables import counters, invitations
+from wardround.runtimes.https.wire import Consent
 
 # who may join
 
@@ -238,138 +151,7 @@ def test_standings_of_sites_that_were_not_asked_are_refused(store: Store, runnin
     assert not store.set_standing(running.digest(), "A", said)
 
 
-# tasks
-
-
-def test_the_first_answer_counts_and_the_same_again_is_no_fault(store: Store, task: Task) -> None:
-    reply = given(store, task, "A")
-    assert store.give(task.id, "A", reply)
-    assert not store.give(task.id, "A", reply)
-    refused("conflict", store.give, task.id, "A", given(store, task, "A", b"x"))
-    refused("conflict", store.give, task.id, "A", late(task, "A"))
-    assert store.decide(task.id, "A", late(task, "A")) == store.outcomes(task.id)["A"]
-    answer = store.outcomes(task.id)["A"]
-    assert isinstance(answer, Answer)
-    assert answer.tensors is not None
-    assert answer.tensors.read_bytes() == MODEL
-
-
-def test_a_recorded_failure_closes_the_task_for_that_site(store: Store, task: Task) -> None:
-    assert store.decide(task.id, "A", late(task, "A")) == late(task, "A")
-    refused("closed", store.give, task.id, "A", given(store, task, "A"))
-    refused("closed", store.check_wanted, task.id, "A")
-    assert store.check_wanted(task.id, "B") == 32 * len(MODEL) + (64 << 20)
-
-
-def test_a_closed_task_takes_nothing(store: Store, task: Task) -> None:
-    store.close_task(task.id)
-    refused("closed", store.give, task.id, "A", given(store, task, "A"))
-    assert not store.may_read_blob(SHA256, "A")
-
-
-def test_an_answer_must_be_one_to_this_task(store: Store, task: Task) -> None:
-    reply = given(store, task, "A")
-    refused("malformed", store.give, task.id, "B", reply)
-    refused("malformed", store.give, task.id, "A", reply.model_copy(update={"facts": SiteSummary(dataset=SHA256)}))
-    refused("conflict", store.give, task.id, "A", reply.model_copy(update={"size": 1}))
-    refused("conflict", store.give, task.id, "A", reply.model_copy(update={"tensors": "0" * 64}))
-    refused("conflict", store.give, task.id, "B", reply.model_copy(update={"site": "B"}))  # A's bytes are not B's
-    refused("forbidden", store.give, task.id, "C", given(store, task, "C"))
-    refused("not_found", store.give, f"{task.plan}:9:train:0", "A", reply.model_copy(
-        update={"task": f"{task.plan}:9:train:0"}
-    ))  # fmt: skip
-    assert store.outcomes(task.id) == {}
-
-
-def test_answers_survive_and_are_played_back(store: Store, task: Task) -> None:
-    store.give(task.id, "A", given(store, task, "A"))
-    store.decide(task.id, "B", late(task, "B"))
-    before = store.outcomes(task.id)
-    again = reopened(store)
-    again.open_task(task, store.folder / "model", ["B", "A", "C"])
-    assert again.outcomes(task.id) == before
-    again.close()
-
-
-def test_a_task_id_is_never_used_for_another_question(store: Store, task: Task) -> None:
-    with pytest.raises(RunError):
-        store.open_task(task.model_copy(update={"tensors": None}), None, ["A"])
-    store.close_task(task.id)
-    joined(store, "D")
-    with pytest.raises(RunError):
-        store.open_task(task, store.folder / "model", ["D"])
-
-
-def test_failures_of_a_lost_task_can_be_forgotten(store: Store, task: Task) -> None:
-    store.give(task.id, "A", given(store, task, "A"))
-    store.decide(task.id, "B", late(task, "B"))
-    store.close_task(task.id)
-    store.forget_failures(task.id)
-    assert set(store.outcomes(task.id)) == {"A"}
-    assert store.give(task.id, "B", given(store, task, "B"))
-
-
-def test_pruning_deletes_tensors_and_keeps_what_was_answered(store: Store, task: Task) -> None:
-    store.give(task.id, "A", given(store, task, "A"))
-    later = task.model_copy(update={"round": 1})
-    store.open_task(later, store.folder / "model", ["A"])
-    assert store.prune(task.plan, 1) == 0
-    store.close_task(task.id)
-    assert store.prune(task.plan, 1) == len(MODEL)  # A's; the model is still offered by the later task
-    assert store.blobs.offered(SHA256).is_file()
-    assert set(store.outcomes(task.id)) == {"A"}
-    store.close_task(later.id)
-    assert store.prune(task.plan, 2) == len(MODEL)
-
-
-def test_bytes_that_nobody_claims_are_deleted_after_a_week(store: Store, task: Task) -> None:
-    store.give(task.id, "A", given(store, task, "A"))
-    given(store, task, "B")
-    store.blobs.partial("0" * 64, "B").write_bytes(b"half")
-    assert store.tidy() == 0
-    for path in (*store.blobs.folder.glob("given/*"), *store.blobs.folder.glob("partial/*")):
-        os.utime(path, (0, 0))
-    assert store.tidy() == len(MODEL) + 4
-    assert [path.name for path in store.blobs.folder.glob("*/*")] == [f"{SHA256}.A"]
-
-
-def test_who_may_read_a_blob(store: Store, task: Task) -> None:
-    assert [store.may_read_blob(SHA256, site) for site in "ABC"] == [True, True, False]
-    assert not store.may_read_blob("0" * 64, "A")
-    store.give(task.id, "A", given(store, task, "A"))
-    store.close_task(task.id)
-    final = store.folder / "final"
-    final.write_bytes(b"final")
-    store.finish_run(task.plan, final, {"rounds": 1})
-    sha256 = hashlib.sha256(b"final").hexdigest()
-    assert [store.may_read_blob(sha256, site) for site in "ABC"] == [True, False, False]
-
-
-def test_no_answer_is_larger_than_any_blob(store: Store, running: Plan) -> None:
-    first = Task(plan=running.digest(), round=0, verb="init")
-    asks = Task(plan=running.digest(), round=0, verb="describe")
-    for task in (first, asks):
-        store.open_task(task, None, ["A"])
-    assert 0 < store.check_wanted(first.id, "A") <= BLOB
-    assert store.check_wanted(asks.id, "A") == 0
-
-
 # time
-
-
-def test_progress_is_that_of_the_site_and_being_told_again_is_none(store: Store, task: Task) -> None:
-    begin = store.moved(task.id)
-    assert set(begin) == {"A", "B", "C"}
-    store.take(task.id, "A")
-    told = store.moved(task.id)["A"]
-    store.take(task.id, "A")
-    assert store.moved(task.id)["A"] == told
-    store.touch(task.id, "A")
-    store.touch_fetching(SHA256, "B")
-    after = store.moved(task.id)
-    assert after["A"] > told
-    assert after["B"] > begin["B"]
-    assert after["C"] == begin["C"]
 
 
 def test_a_nonce_is_good_once_also_after_a_restart(store: Store) -> None:
@@ -417,28 +199,6 @@ def test_who_called_and_with_which_software(store: Store) -> None:
     store.saw("A", "0.1.2")
     store.saw("A")
     assert store.seen()["A"][1] == "0.1.2"
-
-
-def test_many_threads_decide_a_site_once(store: Store, task: Task) -> None:
-    replies = [given(store, task, "A", bytes([n]) * 9) for n in range(8)]
-    won: list[Reply] = []
-
-    def give(reply: Reply) -> None:
-        try:
-            if store.give(task.id, "A", reply):
-                won.append(reply)
-        except Refusal as refusal:
-            assert refusal.code == "conflict"
-
-    threads = [threading.Thread(target=give, args=(reply,)) for reply in replies]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(won) == 1
-    answer = store.outcomes(task.id)["A"]
-    assert isinstance(answer, Answer)
-    assert answer.reply == won[0]
 
 
 def test_a_folder_of_another_format_is_not_opened(store: Store) -> None:

@@ -164,6 +164,8 @@ def test_late_approval_joins_at_the_next_round(net: Watched) -> None:
 def test_a_plan_that_was_changed_after_approval_does_not_run(net: Watched) -> None:
     digest = net.submit(plan_file(net.root, 4, limit=1, quorum=2))
     net.approve("B", digest)
+    told = b'"standing":"approved"'
+    until(lambda: any(told in e.body and digest.encode() in e.body for e in net.said()), "B says that it approved")
     request = net.folder("B") / "requests" / f"{digest}.json"
     sound = request.read_bytes()
     changed = json.loads(sound)
