@@ -223,3 +223,31 @@ def test_the_pace_finds_two_seconds() -> None:
         count = pace.piece(0, 1 << 40)
         pace.went(count, 0.08 + count / 2.5e6)  # 20 Mbit/s, 80 ms
     assert 0.8 < pace.piece(0, 1 << 40) / 2.5e6 <= 2
+
+
+def test_what_takes_less_than_two_seconds_goes_in_one_piece() -> None:
+    pace, total = Pace(), 124 << 20
+    assert pace.piece(0, total) == 2 << 20  # nothing is known of the link
+    pace.went(2 << 20, 0.01)
+    assert pace.piece(0, total) == total
+    assert pace.piece(4 << 20, total) == 4 << 20  # the rest of what was cut goes in pieces
+    assert pace.piece(0, 1 << 30) <= PIECE  # too much for the memory
+    pace.broke()
+    assert pace.piece(0, total) == 2 << 20
+    strict = Pace(largest=1 << 20)  # a proxy takes no longer bodies
+    strict.went(1 << 20, 0.001)
+    assert strict.piece(0, total) == 1 << 20
+
+
+def test_a_second_blob_arrives_in_one_piece_and_a_wrong_one_is_still_found(
+    fake: FakeCoordinator, tmp_path: Path
+) -> None:
+    moves = Transfers(fake.client())
+    moves.download(DIGEST, len(DATA), tmp_path / "first")
+    before = len(fake.asked)
+    moves.download(DIGEST, len(DATA), tmp_path / "second")
+    assert len(fake.asked) == before + 1
+    with pytest.raises(WardRoundError, match="twice"):
+        moves.download("0" * 64, len(DATA), tmp_path / "third")
+    assert (tmp_path / "second").read_bytes() == DATA
+    assert not (tmp_path / "third").exists()

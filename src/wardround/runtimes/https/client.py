@@ -84,6 +84,7 @@ class Client:
         answer: type[M],
         kind: Kind = "",
         wait: float = 0.0,
+        digest: bytes | None = None,
     ) -> M:
         """Send a message and return the answer; one try.
 
@@ -94,13 +95,14 @@ class Client:
             answer: type of what comes back.
             kind: what the body is called in the log of what left.
             wait: how long the coordinator may hold the request open, in seconds.
+            digest: SHA-256 of the body, where it is known.
 
         Raises:
             Rejected: the coordinator refused.
             Unreachable: trying again may help.
         """
         data = body.canonical().encode() if isinstance(body, Frozen) else body or b""
-        said = self.exchange(method, target, data, kind, wait=wait)
+        said = self.exchange(method, target, data, kind, wait=wait, digest=digest)
         try:
             return answer.model_validate_json(said)
         except ValidationError as error:
@@ -122,15 +124,30 @@ class Client:
         return self.patience.persist(lambda: self.call(method, target, body, answer, kind), going)
 
     def exchange(
-        self, method: str, target: str, data: bytes, kind: Kind = "", *, wait: float = 0.0, bound: int = MESSAGE
+        self,
+        method: str,
+        target: str,
+        data: bytes,
+        kind: Kind = "",
+        *,
+        wait: float = 0.0,
+        bound: int = MESSAGE,
+        digest: bytes | None = None,
     ) -> bytes:
         """As `call`, with bytes: at most ``bound`` of them come back."""
-        with self.open(method, target, data, kind, wait=wait) as response:
+        with self.open(method, target, data, kind, wait=wait, digest=digest) as response:
             return response.whole(bound)
 
     @contextlib.contextmanager
     def open(
-        self, method: str, target: str, data: bytes = b"", kind: Kind = "", *, wait: float = 0.0
+        self,
+        method: str,
+        target: str,
+        data: bytes = b"",
+        kind: Kind = "",
+        *,
+        wait: float = 0.0,
+        digest: bytes | None = None,
     ) -> Iterator[Incoming]:
         """An answer whose status and body digest are the coordinator's; its body is still to be read.
 
@@ -141,13 +158,14 @@ class Client:
         """
         if data:
             self._leaving(kind, data)
-        response = self._send(method, target, data, wait)
+        digest = digest or hashlib.sha256(data).digest()
+        response = self._send(method, target, data, digest, wait)
         try:
             refused = self._refused(response)
             if refused is not None and refused.code == "clock" and refused.now:
                 self._set_clock(refused.now)
                 response.close()
-                response = self._send(method, target, data, wait)
+                response = self._send(method, target, data, digest, wait)
                 refused = self._refused(response)
             if refused is not None:
                 raise _error(refused)
@@ -155,11 +173,10 @@ class Client:
         finally:
             response.close()
 
-    def _send(self, method: str, target: str, data: bytes, wait: float) -> Incoming:
+    def _send(self, method: str, target: str, data: bytes, digest: bytes, wait: float) -> Incoming:
         if time.monotonic() - self._used > IDLE:
             self.link.close()
         created = int(time.time()) + self._offset
-        digest = hashlib.sha256(data).digest()
         headers = sign_request(self._key, method, target, self._federation.id, digest, created)
         headers["cache-control"] = "no-store, no-transform"
         headers["user-agent"] = "wardround"

@@ -1,7 +1,8 @@
 """Blobs down and tensors up, in pieces that go on where they broke off.
 
 Pieces are powers of two, aligned, of a size that takes about two seconds on this link: a connection that
-is cut costs little, and a proxy that holds back whole messages is not taken for a dead one.
+is cut costs little, and a proxy that holds back whole messages is not taken for a dead one. Where all of a
+blob takes no longer, it goes in one piece.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from wardround.runtimes.https.wire import PIECE, Received
 SMALL = 2 << 20  # bytes
 TOO_LARGE = 413  # of HTTP
 SECONDS = 2.0  # that a piece should take
+AT_ONCE = 256 << 20  # most bytes in one piece: an upload's lie in memory
 Going = Callable[[], None]
 
 
@@ -37,21 +39,25 @@ class Pace:
 
     largest: int = PIECE
     size: int = 2 << 20
+    fits: int = 0  # bytes that take `SECONDS`, as the last large piece went
 
     def piece(self, offset: int, total: int) -> int:
-        """Bytes of the piece at ``offset``: it ends where a multiple of the present size lies."""
+        """Bytes of the piece at ``offset``: all, or it ends where a multiple of the present size lies."""
+        if offset == 0 and self.largest == PIECE and total <= min(self.fits, AT_ONCE):
+            return total
         size = min(self.size, self.largest)
         return min(total, (offset // size + 1) * size) - offset
 
     def went(self, count: int, seconds: float) -> None:
         """A piece went through: aim at `SECONDS`, at most doubling."""
         if count >= LEAST_PIECE:
-            fits = int(count / max(seconds, 1e-3) * SECONDS)
-            wanted = 1 << max(fits, 1).bit_length() - 1
+            self.fits = int(count / max(seconds, 1e-3) * SECONDS)
+            wanted = 1 << max(self.fits, 1).bit_length() - 1
             self.size = max(LEAST_PIECE, min(wanted, 2 * self.size, self.largest))
 
     def broke(self) -> None:
         """A connection broke: smaller pieces lose less."""
+        self.fits = 0
         self.size = max(LEAST_PIECE, min(self.size, self.largest) // 2)
 
 
@@ -93,8 +99,7 @@ class Transfers:
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             part = target.with_name(target.name + ".part")
             for _ in range(2):
-                self._fill(sha256, size, part, going)
-                if file_digest(part) == sha256:
+                if self._fill(sha256, size, part, going) or file_digest(part) == sha256:
                     _settle(part, target)
                     return
                 part.unlink()
@@ -127,7 +132,7 @@ class Transfers:
         while True:
             going()
             try:
-                answer = self._push(place, blob.path, have, size)
+                answer = self._push(place, blob, have)
                 if answer.whole:
                     return
                 if not announced:
@@ -145,16 +150,19 @@ class Transfers:
                 failures += 1
                 self._wait(error, failures)
 
-    def _fill(self, sha256: str, size: int, part: Path, going: Going) -> None:
-        failures = 0
+    def _fill(self, sha256: str, size: int, part: Path, going: Going) -> bool:
+        """Fetch what ``part`` lacks. True where all came in one piece, whose digest was the blob's."""
+        failures, whole = 0, False
         while (have := _length(part, size)) < size:
             going()
             try:
-                self._pull(sha256, have, self.pace.piece(have, size), part)
+                count = self.pace.piece(have, size)
+                whole = self._pull(sha256, have, count, part) == sha256 and count == size
                 failures = 0
             except Unreachable as error:
                 failures = 1 if _length(part, size) > have else failures + 1
                 self._wait(error, failures)
+        return whole
 
     def _wait(self, error: Exception, failures: int) -> None:
         self.pace.broke()
@@ -164,18 +172,20 @@ class Transfers:
             raise error
         self.client.patience.rest(error, failures)
 
-    def _pull(self, sha256: str, offset: int, count: int, part: Path) -> None:
+    def _pull(self, sha256: str, offset: int, count: int, part: Path) -> str:
         begin = time.monotonic()
         with self.client.open("GET", f"/v1/blobs/{sha256}?offset={offset}&count={count}") as response:
             _store(response, part, offset, count)
         self.pace.went(count, time.monotonic() - begin)
+        return response.digest.hex()
 
-    def _push(self, place: str, path: Path, have: int | None, size: int) -> Received:
+    def _push(self, place: str, blob: Blob, have: int | None) -> Received:
         if have is None:
             return self.client.call("GET", place, None, Received)
-        begin, count = time.monotonic(), self.pace.piece(have, size)
-        data = _read(path, have, count)
-        answer = self.client.call("PUT", f"{place}&offset={have}", data, Received, "tensors")
+        begin, count = time.monotonic(), self.pace.piece(have, blob.size)
+        data = _read(blob.path, have, count)
+        digest = bytes.fromhex(blob.sha256) if count == blob.size else None
+        answer = self.client.call("PUT", f"{place}&offset={have}", data, Received, "tensors", digest=digest)
         self.pace.went(count, time.monotonic() - begin)
         return answer
 

@@ -28,7 +28,7 @@ RESERVE = 1 << 30  # bytes of the disk that uploads leave free
 PARTIALS = 8  # uploads that a site may have on their way
 KNOWN = 512  # uploads whose hash so far is remembered
 THREADS = 4
-BATCH = 256 << 10  # bytes that are written and hashed in one go
+BATCH = 1 << 20  # bytes that are written and hashed in one go
 EARLY = 4 << 20  # pieces of so many bytes are sent to the disk at once, so that not all waits for the end
 
 
