@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 PLANS = Path(__file__).with_name("plans")
 # SCAFFOLD's controls are gradients only under plain SGD, so FedAvg with the same optimiser stands beside it.
-SGD = "training: {steps: 20, batch: 2, patch: [32, 40, 32], precision: bf16, foreground: 0.33, optimiser: {name: sgd, momentum: 0, "
-SGD += "rate: RATE}, augmentation: {flip: 0.0, rotate: 0.2, degrees: 15, scale: 0.2, scale_range: [0.85, 1.2]}}"
+SGD = "training: {steps: 20, batch: 2, patch: [32, 40, 32], precision: bf16, foreground: 0.33, "
+SGD += "optimiser: {name: sgd, momentum: 0, rate: RATE}, "
+SGD += "augmentation: {flip: 0.0, rotate: 0.2, degrees: 15, scale: 0.2, scale_range: [0.85, 1.2]}}"
 OWN_AFFINE = "norm.affine: {private: {tensors: [norm.affine], unseen: mean}}"
 FINETUNE = "finetune: {finetune: {steps: 40, rate: 0.0005}}"
 PROX = "fedprox: {strategy: {name: fedprox, mu: 0.01}}"
