@@ -47,7 +47,7 @@ def test_a_run_without_alerts_has_no_such_table(tmp_path: Path) -> None:
     assert read_history([]).notices == []
 
 
-@pytest.mark.parametrize("kind", ["clipped", "rejected", "replayed", "unmoved", "heavy"])
+@pytest.mark.parametrize("kind", ["clipped", "rejected", "replayed", "unmoved", "heavy", "contrary"])
 def test_live_prints_one_line(kind: str) -> None:
     out = io.StringIO()
     with LiveRun(Console(file=out, width=200), 5) as live:

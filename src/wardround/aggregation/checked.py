@@ -16,6 +16,7 @@ from pydantic import Field
 
 from wardround.aggregation.checks import Verdict, check_forms, judge
 from wardround.aggregation.contributions import Contribution, Folded, Group, opened
+from wardround.aggregation.directions import contrary
 from wardround.core.contracts import Aggregate, Aggregation, Alert, Ask, Lost
 from wardround.core.errors import WardRoundError
 from wardround.core.messages import ANSWERS, Answer, SiteFailed, Task
@@ -87,6 +88,8 @@ class Checked(Aggregation):
             verdict = judge(group, folded.squares, self.clip)
             here.reject(verdict.rejected)
             here.alerts += verdict.alerts
+            sound = [member for member in group.members if member.site not in verdict.rejected]
+            here.alerts += contrary(replace(group, members=sound))
             if len(here.answers) < least or not (verdict.rejected or verdict.factors):
                 return folded.parts
             return self.combine(_mended(group, verdict)).parts

@@ -30,14 +30,14 @@ class Transport(Protocol):
 Ask = Callable[[Task, Path | None, Sequence[str]], Iterator[Answer | SiteFailed]]
 
 
-AlertKind = Literal["clipped", "rejected", "replayed", "unmoved", "heavy"]
+AlertKind = Literal["clipped", "rejected", "replayed", "unmoved", "heavy", "contrary"]
 
 
 @dataclass(frozen=True)
 class Alert:
     """A site's contribution is conspicuous. What each kind means is said in `wardround.faces.alerts`.
 
-    ``value`` is what was measured (the norm of an update, a weight) and ``limit`` what it was held against;
+    ``value`` is what was measured (the norm of an update, a weight, a cosine) and ``limit`` what it was held against;
     None where there is nothing to measure.
     """
 

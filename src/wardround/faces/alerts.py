@@ -10,6 +10,10 @@ _WORDS: dict[str, Callable[[str, str], str]] = {
     "replayed": lambda *_: "it sent an earlier contribution again, which was left out",
     "unmoved": lambda *_: "it sent back the model that it had received",
     "heavy": lambda value, limit: f"its weight {value} is over {limit}, far more than the other sites'",
+    "contrary": lambda value, _: (
+        f"its update points against the others' (cosine {value}): are its images outlined in another way, "
+        "or are masks or labels wrong?"
+    ),
 }
 
 
