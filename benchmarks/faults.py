@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=12)
     options = parser.parse_args()
     if not options.data.is_dir():
         sys.exit(f"{options.data} is not there: the images are not part of the repository (--data)")

@@ -115,7 +115,7 @@ def ms_lesions(options: argparse.Namespace) -> None:
         "**Semi-synthetic images of only two anatomies: plumbing and scanner shift, no claim about generalisation, "
         "never a clinical result.** Sites have 1 to 3 test cases."
     )
-    given = [part for text in (PROX, OWN_AFFINE, DITTO, FINETUNE) for part in ("--variant", text)]
+    given = [part for text in (OWN_AFFINE, DITTO) for part in ("--variant", text)]
     sites = ROOT / "examples" / "ms-lesions" / "sites.yaml"
     title = "MS lesions: strategies at equal updates"
     compare("ms-lesions", title, words, sites, options, "--strategies", "fedavg", *given, "--leave-one-out")
