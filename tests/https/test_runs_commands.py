@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    ["init", "invite", "join", "serve", "submit", "status", "abort", "resume", "revoke", "backup", "restore"],
+    ["init", "invite", "join", "serve", "submit", "status", "abort", "resume", "revoke", "backup", "restore", "log"],
 )
 def test_every_command_has_an_example(command: str) -> None:
     assert f"wardround coordinator {command}" in said(command, "--help").replace("\n", " ")

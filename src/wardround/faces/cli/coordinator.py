@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from wardround.faces.cli import coordinator_serve, coordinator_status
+from wardround.faces.cli import coordinator_log, coordinator_serve, coordinator_status
 
 coordinator_app = typer.Typer(
     name="coordinator",
@@ -22,6 +22,7 @@ coordinator_app = typer.Typer(
 )
 coordinator_serve.register(coordinator_app)
 coordinator_status.register(coordinator_app)
+coordinator_log.register(coordinator_app)
 
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder, or a person's (see `join`).")]
 Own = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder.")]
