@@ -24,8 +24,11 @@ from wardround.faces.cli.runs import check_own
 from wardround.faces.report.page import write_report
 from wardround.runtimes.https.desk import join_as_person, open_desk
 from wardround.runtimes.https.invitations import read_invitation
+from wardround.runtimes.https.office import open_office
 from wardround.runtimes.https.people_wire import AskStatus, Status
 from wardround.runtimes.https.store import Store
+
+SERVE = "wardround coordinator serve"
 
 
 def call(*arguments: object) -> Result:
@@ -220,8 +223,11 @@ def test_serve_ends_with_0_on_a_signal(tmp_path: Path, number: int) -> None:
         [*command, "--listen", f"127.0.0.1:{port}"], stderr=subprocess.PIPE, text=True, env={**os.environ}
     )
     assert process.stderr is not None
+    folder = tmp_path / "fed"
     line = json.loads(process.stderr.readline())
     assert (line["event"], line["port"]) == ("serving", port)
+    assert json.loads(said("status", folder, "--json"))["served"] is True
+    assert "nobody serves" not in said("status", folder)
     second = subprocess.run(
         [*command, "--listen", f"127.0.0.1:{free_port()}"], stderr=subprocess.PIPE, text=True, check=False
     )
@@ -234,6 +240,18 @@ def test_serve_ends_with_0_on_a_signal(tmp_path: Path, number: int) -> None:
     assert time.monotonic() - begin < 30
     assert json.loads(rest.splitlines()[-1])["event"] == "stopped"
     process.stderr.close()
+    assert f"Start it with\n  {SERVE} {folder}\n" in said("status", folder)
+
+
+def test_a_look_does_not_keep_a_server_from_starting(folder: Path) -> None:
+    office = open_office(folder)
+    assert not office.served()
+    with office.lock():
+        assert office.served()
+        assert "nobody serves" not in said("status", folder)
+    assert not office.served(), "the lock file that a server left behind is no sign of one"
+    assert f"{SERVE} {folder}" in said("status", folder)
+    office.close()
 
 
 def test_an_address_is_checked(folder: Path) -> None:
