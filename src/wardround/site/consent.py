@@ -105,6 +105,9 @@ class Consents:
         try:
             beyond = None if task is None else self._beyond(plan, digest, task)
             objections = self.policy().judge(plan, task, self.facts(plan), self._clock())
+        except SiteError as error:
+            self._tell(digest, "too_few_cases", why=str(error))
+            return Permission(False, "approved", str(error), str(error))
         except WardRoundError as error:
             self._tell(digest, "unreadable", why=str(error))
             return Permission(False, "approved", UNREADABLE, str(error))
@@ -133,6 +136,7 @@ class Consents:
         Raises:
             InputError: the stored plan was changed, the policy does not allow it, or there is nothing to revoke.
             DatasetError: approving, and the dataset cannot be read.
+            SiteError: approving, and there are too few subjects.
         """
         with alone(self.desk.lock):
             before = self.standing(digest)
@@ -181,12 +185,13 @@ class Consents:
         return load_policy(self._folder / "policy.yaml")
 
     def facts(self, plan: Plan) -> SiteFacts:
-        """What the policy is held against, as far as it can be known before any work. Raises DatasetError."""
-        try:
-            cases = self.watch.parts(plan)["train"]
-        except SiteError:
-            cases = 0  # too few subjects to have a training part
-        return SiteFacts(cases, bytes_a_round(plan))
+        """What the policy is held against, as far as it can be known before any work.
+
+        Raises:
+            SiteError: too few subjects to train, validate and test apart; the text may leave the site.
+            DatasetError: the dataset cannot be listed.
+        """
+        return SiteFacts(self.watch.parts(plan)["train"], bytes_a_round(plan))
 
     def _stands(self, digest: str, software: str) -> tuple[Permission, str]:
         """Consent alone, without policy and task; and what the log calls it, where it needs a person's eye."""

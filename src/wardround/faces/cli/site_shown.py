@@ -27,7 +27,8 @@ from wardround.faces.report.shown import ranges, size
 from wardround.planning.plan import Plan
 from wardround.runtimes.https.home import Home
 from wardround.site.consent import Consents, Request
-from wardround.site.policy import Objection, Policy
+from wardround.site.outgoing import bytes_a_round
+from wardround.site.policy import Objection, Policy, SiteFacts
 
 _COLOURS = {"pending": "yellow", "approved": "green", "refused": "red", "revoked": "red"}
 
@@ -72,7 +73,8 @@ def seen_here(home: Home, consents: Consents, plan: Plan) -> Here:
     except WardRoundError as error:
         trouble.append(f"The dataset: {error}")
     try:
-        objections = tuple(consents.policy().judge(plan, None, consents.facts(plan), datetime.now()))
+        facts = SiteFacts(parts["train"] if parts else None, bytes_a_round(plan))
+        objections = tuple(consents.policy().judge(plan, None, facts, datetime.now()))
     except WardRoundError as error:
         trouble.append(f"The policy: {error}")
     return Here(
