@@ -193,6 +193,8 @@ def test_people_work_from_elsewhere_by_their_roles(coordinator: Coordinator, tmp
     assert "belongs to vera already" in fault(
         "join", coordinator.invitation("w", role="viewer"), "--dir", tmp_path / "vera"
     )
+    assert "invitation" in fault("join", again, "--dir", tmp_path / "nobody")
+    assert not (tmp_path / "nobody").exists()
     assert "for a site" in fault("join", coordinator.invitation("C"), "--dir", tmp_path / "c")
 
 
