@@ -226,6 +226,13 @@ class App:
         except Gone:
             return
 
+    def malformed(self, address: str, why: str) -> None:
+        """Something came that never was a request; called by the connection, in the event loop."""
+        self.metrics.refusals.labels("malformed").inc()
+        if self.throttle.admit(address):
+            facts = {"endpoint": "none", "address": address, "code": "malformed", "message": why}
+            self.submit(lambda: self._note_refusal(facts))
+
     def tell_left_out(self) -> None:
         """Say how many refusals were not written down one by one since this was last called."""
         left_out = self.throttle.left_out()
