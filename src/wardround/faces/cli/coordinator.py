@@ -29,6 +29,9 @@ Own = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's fold
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The plan's digest, or its first 6 or more digits.")]
 
 
+LEAST_DAYS = 0.04  # an hour, nearly: shorter ones have ended before they are read
+
+
 class Role(StrEnum):
     """Who somebody is in a federation."""
 
@@ -68,7 +71,10 @@ def invite(
     directory: Dir,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The site's or person's name in the federation.")],
     role: Annotated[Role, typer.Option("--role", help="What they may do.")] = Role.site,
-    days: Annotated[float, typer.Option("--days", min=0.01, max=366, help="How long the invitation is good.")] = 7,
+    days: Annotated[
+        float,
+        typer.Option("--days", min=LEAST_DAYS, max=366, help="For how many days it is good; 0.05 (an hour) or more."),
+    ] = 7,
     rekey: Annotated[
         bool, typer.Option("--rekey", help="Another key for somebody who joined: lost, expired or revoked.")
     ] = False,

@@ -194,8 +194,13 @@ def _judged(plan: Json) -> tuple[str, ...]:
     )
 
 
-def stop_words(plan: Json, stopped: Mapping[str, Any] | None, last_round: int | None) -> tuple[str, str]:
-    """The state of a run: a key (``done``, ``open``, ``broken``) and a sentence without its full stop."""
+def stop_words(
+    plan: Json, stopped: Mapping[str, Any] | None, last_round: int | None, network: bool = False
+) -> tuple[str, str]:
+    """The state of a run: a key (``done``, ``open``, ``broken``) and a sentence without its full stop.
+
+    ``network``: it was carried out by a coordinator, where a run that was stopped by hand is over for good.
+    """
     if stopped is None:
         if last_round is None:
             return "open", "No round has ended yet"
@@ -206,6 +211,11 @@ def stop_words(plan: Json, stopped: Mapping[str, Any] | None, last_round: int | 
         return "done", f"Stabilised after {rounds} rounds: no gain of {gain} for {patience} rounds"
     if reason == "limit":
         return "done", f"Complete: the limit of {rounds} rounds was reached"
+    if network and reason == "aborted":
+        return "broken", f"Aborted after {rounds} rounds, for good: another seed makes it a plan that can be submitted"
+    if network:
+        how = "`wardround coordinator resume` goes on with it"
+        return "broken", f"Stopped by a failure after {rounds} rounds; {how} when what was wrong has been mended"
     if reason == "aborted":
         return "broken", f"Stopped by hand after {rounds} rounds; it can be resumed"
     return "broken", f"Stopped by a failure after {rounds} rounds; it can be resumed"

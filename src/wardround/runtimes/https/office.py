@@ -90,10 +90,16 @@ class Office:
             authority=self.authority.pem,
         )
 
-    def invite(self, name: str, role: Role = "site", days: float = 14, rekey: bool = False) -> Invitation:
-        """A one-time invitation. It is shown once and kept nowhere. Raises InputError (see `Store.invite`)."""
+    def invite(
+        self, name: str, role: Role = "site", days: float = 14, rekey: bool = False, by: str = "owner"
+    ) -> Invitation:
+        """A one-time invitation, made ``by`` somebody. It is shown once and kept nowhere.
+
+        Raises:
+            InputError: see `Store.invite`.
+        """
         token = self.store.invite(name, role, days, rekey)
-        self.audit.append("invited", name=name, role=role, rekey=rekey, days=days)
+        self.audit.append("invited", name=name, role=role, rekey=rekey, days=days, by=by)
         fingerprint = self.federation.fingerprint
         return Invitation(
             url=self.settings.url, name=name, role=role, rekey=rekey, token=token, fingerprint=fingerprint
