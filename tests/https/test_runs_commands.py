@@ -17,12 +17,13 @@ from site_kit import QUICK, Coordinator, coordinating, free_port
 from typer.testing import CliRunner, Result
 
 from tiny import make_plan, write_plan
+from wardround.core.audit import read_entries
 from wardround.core.errors import InputError, WardRoundError
 from wardround.core.rundir import RunDir
 from wardround.faces.cli.coordinator import coordinator_app
 from wardround.faces.cli.runs import check_own
 from wardround.faces.report.page import write_report
-from wardround.runtimes.https.desk import join_as_person, open_desk
+from wardround.runtimes.https.desk import _user, join_as_person, open_desk
 from wardround.runtimes.https.invitations import read_invitation
 from wardround.runtimes.https.office import open_office
 from wardround.runtimes.https.people_wire import AskStatus, Status
@@ -75,6 +76,9 @@ def test_an_invitation_is_the_only_thing_on_standard_output(folder: Path) -> Non
     assert "wardround site join INVITATION" in result.stderr
     person = call("invite", folder, "anna", "--role", "researcher")
     assert "wardround coordinator join INVITATION" in person.stderr
+    (entry, _) = [entry for entry in read_entries(folder / "audit.jsonl") if entry["event"] == "invited"]
+    assert (entry["name"], entry["by"]) == ("berlin", _user())
+    assert call("invite", folder, "paris", "--days", 0.04).exit_code == 2
     assert "cannot be a name" in fault("invite", folder, "../x")
     assert "no site porto to give another key" in fault("invite", folder, "porto", "--rekey")
 

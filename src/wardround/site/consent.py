@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wardround import __version__
 from wardround.core.audit import AuditLog
-from wardround.core.errors import Fault, InputError, SiteError, WardRoundError
+from wardround.core.errors import Fault, InputError, SiteError, WardRoundError, in_one_line
 from wardround.core.messages import AFTER, FailureKind, Reply, Task
 from wardround.planning.plan import Plan
 from wardround.site.announced import announces
@@ -106,11 +106,11 @@ class Consents:
             beyond = None if task is None else self._beyond(plan, digest, task)
             objections = self.policy().judge(plan, task, self.facts(plan), self._clock())
         except SiteError as error:
-            self._tell(digest, "too_few_cases", why=str(error))
-            return Permission(False, "approved", str(error), str(error))
+            self._tell(digest, "too_few_cases", why=in_one_line(error))
+            return Permission(False, "approved", in_one_line(error), in_one_line(error))
         except WardRoundError as error:
-            self._tell(digest, "unreadable", why=str(error))
-            return Permission(False, "approved", UNREADABLE, str(error))
+            self._tell(digest, "unreadable", why=in_one_line(error))
+            return Permission(False, "approved", UNREADABLE, in_one_line(error))
         if beyond is not None:
             self._tell(digest, "task_refused", task=task.id if task else "", why=beyond)
             return Permission(False, "approved", "the task goes beyond the plan that was approved", beyond)
@@ -125,7 +125,7 @@ class Consents:
         try:
             objections = self.policy().judge_reply(reply)
         except InputError as error:
-            return Permission(False, "approved", UNREADABLE, str(error))
+            return Permission(False, "approved", UNREADABLE, in_one_line(error))
         return self._objected(digest, objections) if objections else found
 
     def decide(
@@ -201,7 +201,7 @@ class Consents:
             self.desk.plan(digest)
             decision = self.desk.decision(digest)
         except InputError as error:
-            return Permission(False, "pending", WAITING, str(error)), "tampered"
+            return Permission(False, "pending", WAITING, in_one_line(error)), "tampered"
         if decision is None:
             return Permission(False, "pending", WAITING, UNDECIDED), ""
         if decision.standing != "approved":
@@ -223,7 +223,7 @@ class Consents:
                 why = f"the dataset changed since approval: {what}"
                 return Permission(False, "pending", AGAIN, why), "asked_again"
         except WardRoundError as error:
-            return Permission(False, "approved", UNREADABLE, str(error)), "unreadable"
+            return Permission(False, "approved", UNREADABLE, in_one_line(error)), "unreadable"
         with alone(self.desk.lock):
             if self.desk.decision(digest) == decision:  # nobody decided meanwhile
                 self._audit.append("dataset_changed", plan=digest, what=what, dataset=now.digest, confirmed=False)

@@ -29,7 +29,7 @@ Own = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's fold
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The plan's digest, or its first 6 or more digits.")]
 
 
-LEAST_DAYS = 0.04  # an hour, nearly: shorter ones have ended before they are read
+LEAST_DAYS = 0.05  # 72 minutes: shorter ones have ended before they are read
 
 
 class Role(StrEnum):
@@ -73,7 +73,9 @@ def invite(
     role: Annotated[Role, typer.Option("--role", help="What they may do.")] = Role.site,
     days: Annotated[
         float,
-        typer.Option("--days", min=LEAST_DAYS, max=366, help="For how many days it is good; 0.05 (an hour) or more."),
+        typer.Option(
+            "--days", min=LEAST_DAYS, max=366, help="For how many days it is good, at least 0.05 (72 minutes)."
+        ),
     ] = 7,
     rekey: Annotated[
         bool, typer.Option("--rekey", help="Another key for somebody who joined: lost, expired or revoked.")

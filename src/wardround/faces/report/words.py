@@ -211,11 +211,13 @@ def stop_words(
         return "done", f"Stabilised after {rounds} rounds: no gain of {gain} for {patience} rounds"
     if reason == "limit":
         return "done", f"Complete: the limit of {rounds} rounds was reached"
-    if network and reason == "aborted":
-        return "broken", f"Aborted after {rounds} rounds, for good: another seed makes it a plan that can be submitted"
+    return "broken", _broken(reason == "aborted", rounds, network)
+
+
+def _broken(by_hand: bool, rounds: object, network: bool) -> str:
+    if network and by_hand:
+        return f"Aborted after {rounds} rounds, for good: another seed makes it a plan that can be submitted"
     if network:
-        how = "`wardround coordinator resume` goes on with it"
-        return "broken", f"Stopped by a failure after {rounds} rounds; {how} when what was wrong has been mended"
-    if reason == "aborted":
-        return "broken", f"Stopped by hand after {rounds} rounds; it can be resumed"
-    return "broken", f"Stopped by a failure after {rounds} rounds; it can be resumed"
+        how = "`wardround coordinator resume` goes on with it when what was wrong has been mended"
+        return f"Stopped by a failure after {rounds} rounds: {how}"
+    return f"Stopped by {'hand' if by_hand else 'a failure'} after {rounds} rounds; it can be resumed"
