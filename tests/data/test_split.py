@@ -55,6 +55,14 @@ def test_fewer_than_three_subjects_are_refused() -> None:
         split_cases({"a1": "a", "a2": "a", "b": "b"}, deal(["a", "b"], "key", 5), 0)
 
 
+def test_leavers_that_empty_all_folds_but_two_are_refused_with_what_helps() -> None:
+    before = deal(list("abcdef"), "key", 3)
+    left = [subject for subject in before if before[subject] != 0]
+    with pytest.raises(SiteError, match=r"4 usable subjects that are left lie in 2 of the folds.*split_key"):
+        split_cases({s: s for s in left}, deal(left, "key", 3, before), 0)
+    split_cases({s: s for s in left}, deal(left, "another", 3), 0)
+
+
 def test_another_key_deals_otherwise() -> None:
     subjects = [f"s{i}" for i in range(30)]
     assert deal(subjects, "one", 5) != deal(subjects, "two", 5)

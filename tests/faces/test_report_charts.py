@@ -142,3 +142,7 @@ def test_stop_in_words() -> None:
         "Complete: the limit of 20 rounds was reached",
     )
     assert stop_words(made.PLAN, None, None)[0] == "open"
+    stopped = {"reason": "aborted", "rounds": 2}
+    assert "it can be resumed" in stop_words(made.PLAN, stopped, 2)[1]
+    assert stop_words(made.PLAN, stopped, 2, network=True)[1].startswith("Aborted after 2 rounds, for good")
+    assert "wardround coordinator resume" in stop_words(made.PLAN, {**stopped, "reason": "failed"}, 2, network=True)[1]

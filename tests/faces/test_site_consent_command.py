@@ -163,6 +163,21 @@ def test_a_stored_plan_that_was_changed_is_named(home: Home, run: Run) -> None:
     assert "was changed after it arrived" in failed(run("show", DIGEST))
 
 
+def test_a_wrong_policy_is_told_beside_the_requests_in_plain_words(home: Home, run: Run) -> None:
+    good(run("approve", DIGEST, "--name", "Dr. A"))
+    assert "policy.yaml" not in good(run("requests"))
+    home.policy.write_text("wardround: 1\nmost_rounds: lots\nfoo: 1\n")
+    assert "nothing runs: `wardround site policy` lists what to mend" in plain(good(run("requests")))
+    write_case(Path(home.settings().data), "case_00", 99)  # it has to be asked what to do with a changed dataset
+    for command in (["requests"], ["show", DIGEST]):
+        told = plain(good(run(*command)))
+        assert "policy.yaml is not valid (2 faults): line" in told
+        assert "; line" in told
+        for field in ("most_rounds: ", "foo: "):
+            assert field in told
+        assert "? " not in told
+
+
 def test_policy_is_checked_shown_and_written(home: Home, run: Run) -> None:
     shown = good(run("policy"))
     assert "is valid" in shown

@@ -14,7 +14,7 @@ INT8 = "rounded to 8 bits a number (one scale per 512 numbers)"
 WORDS: list[tuple[dict[str, Any], list[str], list[str]]] = [
     ({}, PLAIN, ["rounded", "compressed"]),
     ({"up": "fp32", "down": "fp32", "zstd": False}, PLAIN, ["rounded", "compressed"]),
-    ({"zstd": 3}, [*PLAIN, "compressed (zstd, level 3), which loses nothing"], ["rounded"]),
+    ({"zstd": 3}, [*PLAIN, "compressed (zstd, level 3), which loses nothing and makes it smaller"], ["rounded"]),
     ({"up": "int8", "block": 512}, [PLAIN[0], "what training changed in the weights (about", INT8,
                                     "What rounding takes stays at the site"], ["compressed"]),
     ({"down": "bf16"}, ["what training changed in the weights", "rounded to 16 bits a number (bfloat16); the"],

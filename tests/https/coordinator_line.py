@@ -52,8 +52,8 @@ class Site:
 class Running:
     """A server in a thread."""
 
-    def __init__(self, office: Office, **serving: Any) -> None:
-        self.server = Server(office, Serving(HOST, 0, **serving))
+    def __init__(self, office: Office, port: int = 0, **serving: Any) -> None:
+        self.server = Server(office, Serving(HOST, port, **serving))
         self.port = self.server.port
         ready = threading.Event()
         self._thread = threading.Thread(target=self.server.run, args=(lambda _: ready.set(),))

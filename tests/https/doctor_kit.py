@@ -20,6 +20,7 @@ from wardround.runtimes.https.doctor_asks import Asker
 from wardround.runtimes.https.doctor_path import Way
 from wardround.runtimes.https.home import Home, SiteSettings, write_key
 from wardround.runtimes.https.wire import Done, Next, Nothing
+from wardround.site.policy import default_policy
 
 
 def make_plain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +49,7 @@ def answers(fake: FakeCoordinator, asked: Asked) -> Said:
 def site_home(fake: FakeCoordinator, folder: Path) -> Home:
     made = Home(folder / "site")
     made.make()
+    made.policy.write_text(default_policy())
     write_key(made.key_file, fake.site_key)
     settings = {"name": "A", "url": fake.url, "federation": fake.federation, "data": str(write_site(folder / "data"))}
     times = {"joined": 0, "expires": int(time.time()) + 90 * 86_400, "software": __version__}

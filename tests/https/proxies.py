@@ -95,8 +95,11 @@ class Interceptor(Background):
         target: Address | None = None,
         change: Change | None = None,
         body_limit: int | None = None,
+        forwarded: str | None = None,
     ) -> None:
+        """``forwarded``: speak plain HTTP to the server and say that a request came from this address."""
         super().__init__()
+        self._forwarded = forwarded
         self.authority = MadeUpAuthority()
         self.seen: list[Exchange] = []
         self._target, self.change, self._limit = target, change, body_limit
@@ -140,7 +143,17 @@ class Interceptor(Background):
                 if end is not None:
                     end.transport.abort()
 
+    def _told(self, this: Exchange) -> bytes:
+        """As nginx with ``X-Forwarded-For $proxy_add_x_forwarded_for``."""
+        before = this.headers.get("x-forwarded-for")
+        addresses = f"{before}, {self._forwarded}" if before else self._forwarded
+        head, body = this.raw_request.split(b"\r\n\r\n", 1)
+        kept = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"x-forwarded-for:")]
+        return b"\r\n".join([*kept, f"X-Forwarded-For: {addresses}".encode(), b"", body])
+
     async def _reach(self, target: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._forwarded is not None:
+            return await asyncio.open_connection(*target)
         return await asyncio.open_connection(*target, ssl=self._upstream, server_hostname=target[0])
 
     async def _exchange(
@@ -157,7 +170,7 @@ class Interceptor(Background):
         if self._limit is not None and len(this.body) > self._limit:
             this.status, this.raw = 413, b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 0\r\n\r\n"
         else:
-            far.write(this.raw_request)
+            far.write(this.raw_request if self._forwarded is None else self._told(this))
             await far.drain()
             answer = _Parsed(httptools.HttpResponseParser)
             this.raw = await answer.read(back)

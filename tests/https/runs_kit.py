@@ -123,6 +123,7 @@ class World:
     def act(self, site: str) -> bool:
         """The next thing that a site does; False: nothing."""
         store = self.office.store
+        store.saw(site)
         for view in store.views(site):
             if view.state == "running" and view.standing == "approved" and view.work is not None:
                 self.give(site, self.answer(site, view.work))
@@ -172,3 +173,14 @@ class World:
 
     def _report(self, _place: RunDir) -> None:
         self.reports += 1
+
+
+def once(world: World, verb: str, number: int, act: object) -> None:
+    """Do something the first time that the run waits in this task."""
+
+    def hook() -> None:
+        if world.events("task_opened")[-1]["task"] == f"{world.digest}:{number}:{verb}:0":
+            world.hooks.remove(hook)
+            act()  # type: ignore[operator]
+
+    world.hooks.append(hook)

@@ -18,6 +18,7 @@ from coordinator_line import HOST, Running, Site
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tiny import make_plan
+from wardround.core.audit import read_entries
 from wardround.core.errors import InputError, StorageError
 from wardround.core.messages import Reply, SiteFailed, Task, TrainFacts
 from wardround.runtimes.https import protocol
@@ -141,6 +142,39 @@ def test_heads_that_drip_or_never_end_are_cut_off(
         assert closed(line)
         line.close()
     endless.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (b"\x16\x03\x01 what is this?\r\n\r\n", "not HTTP"),
+        (b"GET / HTTP/1.1\r\nx-a: b\x00\r\n\r\n", "not HTTP"),
+        (b"GET / HTTP/1.1\r\n" + b"x-a: " + b"b" * 2 * protocol.HEAD, "longer than"),
+    ],
+    ids=["bytes", "header", "head"],
+)
+def test_what_is_no_http_is_logged_once_with_the_address(
+    running: Running, office: Office, site: Site, caplog: pytest.LogCaptureFixture, sent: bytes, why: str
+) -> None:
+    logged = threading.Event()
+    note = running.server.app._note_refusal
+    running.server.app._note_refusal = lambda facts: (note(facts), logged.set())[0]  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING):
+        line = running.socket(office)
+        with suppress(ConnectionError, ssl.SSLError):
+            line.sendall(sent)
+            line.sendall(b"and more of it\r\n\r\n")
+            while line.recv(4096):
+                pass
+        line.close()
+        assert logged.wait(30)
+        site.line.close()
+        running.stop()
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [(record.getMessage(), record.levelname) for record in told] == [("refused", "WARNING")]
+    (entry,) = [entry for entry in read_entries(office.audit.path) if entry["event"] == "refused"]
+    assert (entry["code"], entry["address"]) == ("malformed", HOST)
+    assert why in entry["message"]
 
 
 def test_bodies_that_drip_are_refused_and_then_cut_off(

@@ -52,7 +52,16 @@ def test_a_healthy_site_is_healthy_and_what_was_sent_is_in_its_log(
     monkeypatch.setattr(doctor_asks, "SILENCES", (0.0,))
     found = by_name(list(examine(home)))
     there = {"key", "name (DNS)", "connection (TCP)", "TLS", "coordinator", "clock", "version", "registration"}
-    more = {"idle connections", "size of a request", "speed", "agent", "disk, site folder", "disk, store", "memory"}
+    more = {
+        "idle connections",
+        "size of a request",
+        "speed",
+        "agent",
+        "policy",
+        "disk, site folder",
+        "disk, store",
+        "memory",
+    }
     assert set(found) == there | more | {"processor", "training software", "dataset"}
     assert {name for name, finding in found.items() if finding.state == "fail"} <= {"memory"}
     assert found["TLS"].seen.startswith("certificate of the federation's own authority")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,39 @@ def test_whether_the_site_is_served_shows_by_its_lock(home: Home) -> None:
     lock = home.lock()
     assert doctor_machine.check_agent(home).state == "ok"
     os.close(lock)
+
+
+def test_a_policy_that_nobody_can_read_or_that_refuses_all_is_told_with_what_to_change(home: Home) -> None:
+    assert doctor_machine.check_policy(home).state == "ok"
+    home.policy.write_text("wardround: 1\nquiet_hours: ['25:00-06:00']\nmost_rounds: -1\n")
+    wrong = doctor_machine.check_policy(home)
+    assert (wrong.state, "wardround site policy" in wrong.remedy) == ("fail", True)
+    assert "line 2: quiet_hours" in wrong.seen
+    assert "line 3: most_rounds" in wrong.seen
+    home.policy.unlink()
+    gone = doctor_machine.check_policy(home)
+    assert (gone.state, "--write" in gone.remedy) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("line", "state"),
+    [
+        ("tasks: [describe]", "warn"),
+        ("tasks: [train]", "ok"),
+        ("most_rounds: 0", "warn"),
+        ("weights_without_secure_aggregation: false", "warn"),
+        ("most_bytes_a_round: 0", "warn"),
+        ("quiet_hours: ['00:00-24:00']", "warn"),
+        ("quiet_hours: ['00:00-23:59']", "ok"),
+        ("open_hours: ['Mon 07:00-08:00']", "ok"),
+    ],
+)
+def test_a_policy_that_refuses_all_training_is_told_by_its_rule(home: Home, line: str, state: str) -> None:
+    home.policy.write_text(f"wardround: 1\n{line}\n")
+    found = doctor_machine.check_policy(home, datetime(2025, 3, 5, 12, 0))
+    assert found.state == state
+    assert state == "ok" or line.partition(":")[0] in found.remedy
+    assert "policy" in by_name(list(examine(home, quick=True)))
 
 
 def test_memory_is_what_the_machine_and_the_container_leave(tmp_path: Path) -> None:

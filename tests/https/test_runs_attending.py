@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runs_kit import World
 
 from wardround.core.messages import SiteFailed
-from wardround.runtimes.https.attending import GONE, Roll, Silence, Stand, told_before
+from wardround.runtimes.https.attending import Roll, Silence, Stand, silent_before, told_before
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,24 @@ def test_a_site_that_is_gone_is_late_at_once_until_it_is_heard_of() -> None:
     clock = Clock()
     silence = Silence(clock)
     silence.note({"A": 1.0, "B": 1.0}, {"A": 1.0, "B": 1.0})
-    clock.now += GONE + 1
-    silence.note({}, {"B": 2.0})
     for site in ("A", "B"):
-        silence.missed(site)
+        assert silence.missed(site) == (1.0,)
+        assert silence.missed(site) is None
     silence.begin()
     silence.note({"A": 3.0, "B": 3.0}, {"A": 1.0, "B": 2.0})
     assert (silence.late("A", 600), silence.late("B", 600)) == (True, False)
     silence.note({}, {"A": 4.0})
     assert not silence.late("A", 600)
+
+
+@given(st.sampled_from([None, 5.0]), st.sampled_from([None, 3.0, 5.0, 7.0]))
+def test_who_is_gone_stays_so_over_restarts_unless_it_called_meanwhile(before: Any, after: Any) -> None:
+    """Whatever the coordinator's clock was set to: only whether the sign is the same one counts."""
+    first = Silence(Clock())
+    first.note({}, {} if before is None else {"A": before})
+    sign = first.missed("A")
+    assert sign is not None
+    events = [{"event": "site_silent", "site": "A", "heard": sign[0]}, {"event": "other"}]
+    second = Silence(Clock(), silent_before(events))
+    second.note({}, {} if after is None else {"A": after})
+    assert second.late("A", 600) == (before == after)

@@ -17,15 +17,19 @@ from site_kit import QUICK, Coordinator, coordinating, free_port
 from typer.testing import CliRunner, Result
 
 from tiny import make_plan, write_plan
+from wardround.core.audit import read_entries
 from wardround.core.errors import InputError, WardRoundError
 from wardround.core.rundir import RunDir
 from wardround.faces.cli.coordinator import coordinator_app
 from wardround.faces.cli.runs import check_own
 from wardround.faces.report.page import write_report
-from wardround.runtimes.https.desk import join_as_person, open_desk
+from wardround.runtimes.https.desk import _user, join_as_person, open_desk
 from wardround.runtimes.https.invitations import read_invitation
+from wardround.runtimes.https.office import open_office
 from wardround.runtimes.https.people_wire import AskStatus, Status
 from wardround.runtimes.https.store import Store
+
+SERVE = "wardround coordinator serve"
 
 
 def call(*arguments: object) -> Result:
@@ -52,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    ["init", "invite", "join", "serve", "submit", "status", "abort", "resume", "revoke", "backup", "restore"],
+    ["init", "invite", "join", "serve", "submit", "status", "abort", "resume", "revoke", "backup", "restore", "log"],
 )
 def test_every_command_has_an_example(command: str) -> None:
     assert f"wardround coordinator {command}" in said(command, "--help").replace("\n", " ")
@@ -72,6 +76,9 @@ def test_an_invitation_is_the_only_thing_on_standard_output(folder: Path) -> Non
     assert "wardround site join INVITATION" in result.stderr
     person = call("invite", folder, "anna", "--role", "researcher")
     assert "wardround coordinator join INVITATION" in person.stderr
+    (entry, _) = [entry for entry in read_entries(folder / "audit.jsonl") if entry["event"] == "invited"]
+    assert (entry["name"], entry["by"]) == ("berlin", _user())
+    assert call("invite", folder, "paris", "--days", 0.04).exit_code == 2
     assert "cannot be a name" in fault("invite", folder, "../x")
     assert "no site porto to give another key" in fault("invite", folder, "porto", "--rekey")
 
@@ -190,6 +197,8 @@ def test_people_work_from_elsewhere_by_their_roles(coordinator: Coordinator, tmp
     assert "belongs to vera already" in fault(
         "join", coordinator.invitation("w", role="viewer"), "--dir", tmp_path / "vera"
     )
+    assert "invitation" in fault("join", again, "--dir", tmp_path / "nobody")
+    assert not (tmp_path / "nobody").exists()
     assert "for a site" in fault("join", coordinator.invitation("C"), "--dir", tmp_path / "c")
 
 
@@ -220,8 +229,11 @@ def test_serve_ends_with_0_on_a_signal(tmp_path: Path, number: int) -> None:
         [*command, "--listen", f"127.0.0.1:{port}"], stderr=subprocess.PIPE, text=True, env={**os.environ}
     )
     assert process.stderr is not None
+    folder = tmp_path / "fed"
     line = json.loads(process.stderr.readline())
     assert (line["event"], line["port"]) == ("serving", port)
+    assert json.loads(said("status", folder, "--json"))["served"] is True
+    assert "nobody serves" not in said("status", folder)
     second = subprocess.run(
         [*command, "--listen", f"127.0.0.1:{free_port()}"], stderr=subprocess.PIPE, text=True, check=False
     )
@@ -234,6 +246,18 @@ def test_serve_ends_with_0_on_a_signal(tmp_path: Path, number: int) -> None:
     assert time.monotonic() - begin < 30
     assert json.loads(rest.splitlines()[-1])["event"] == "stopped"
     process.stderr.close()
+    assert f"Start it with\n  {SERVE} {folder}\n" in said("status", folder)
+
+
+def test_a_look_does_not_keep_a_server_from_starting(folder: Path) -> None:
+    office = open_office(folder)
+    assert not office.served()
+    with office.lock():
+        assert office.served()
+        assert "nobody serves" not in said("status", folder)
+    assert not office.served(), "the lock file that a server left behind is no sign of one"
+    assert f"{SERVE} {folder}" in said("status", folder)
+    office.close()
 
 
 def test_an_address_is_checked(folder: Path) -> None:

@@ -64,6 +64,8 @@ def rehearse(folder: Path) -> World:
     def hook() -> None:
         opened = world.events("task_opened")
         asleep = bool(opened) and opened[-1]["task"] == f"{world.digest}:0:train:0"
+        if world.asleep and not asleep:
+            world.office.store.saw("C")  # it calls when it is back: until then nobody waits for it
         world.asleep = {"C"} if asleep else set()
         world.now += 9 if asleep else 0  # the stall limit passes faster
 

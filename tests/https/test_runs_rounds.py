@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from runs_kit import Stuck, World
+from runs_kit import Stuck, World, once
 
-from tiny import make_plan
 from wardround import __version__
 from wardround.core.messages import Task
 from wardround.core.weights import file_digest
@@ -24,17 +23,6 @@ STALL = 60
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def once(world: World, verb: str, number: int, act: object) -> None:
-    """Do something the first time that the run waits in this task."""
-
-    def hook() -> None:
-        if world.events("task_opened")[-1]["task"] == f"{world.digest}:{number}:{verb}:0":
-            world.hooks.remove(hook)
-            act()  # type: ignore[operator]
-
-    world.hooks.append(hook)
 
 
 def test_a_run_goes_from_submission_to_results(world: World) -> None:
@@ -163,63 +151,6 @@ def test_a_key_that_the_coordinator_revoked_is_a_refusal(world: World) -> None:
     world.conduct()
     assert {f for f in world.failures() if f[0] == "C"} >= {("C", 0, "train", "refused"), ("C", 2, "test", "refused")}
     assert world.now < STALL
-
-
-def test_a_silent_site_is_late_after_the_stall_limit_and_comes_back(world: World) -> None:
-    world.submit()
-    once(world, "train", 0, lambda: world.asleep.add("C"))
-    once(world, "train", 1, world.asleep.clear)
-    world.conduct()
-    assert world.weights() == [1 + 1.5 + 3] * 2
-    assert [f for f in world.failures() if f[2] == "train"] == [("C", 0, "train", "late")]
-    assert STALL <= world.now <= 2 * STALL + 10  # once in training, once in validation
-
-
-def test_progress_puts_the_stall_limit_off(world: World) -> None:
-    world.submit()
-    task = f"{world.digest}:0:train:0"
-    begin: list[float] = []
-
-    def trains_long() -> None:
-        if world.events("task_opened")[-1]["task"] != task:
-            return
-        begin.append(world.now)
-        world.asleep = {"C"} if world.now < begin[0] + 5 * STALL else set()
-        if len(begin) % 30 == 0:
-            world.office.store.touch(task, "C")
-
-    world.hooks.append(trains_long)
-    world.hooks.append(world.stay)
-    world.conduct()
-    assert world.weights() == [WHOLE, WHOLE]
-    assert world.now >= 5 * STALL
-
-
-def test_below_the_quorum_it_waits_without_end_and_says_so_once(world: World) -> None:
-    world.submit()
-    waits: list[float] = []
-
-    def asleep_for_long() -> None:
-        if world.events("task_opened")[-1]["task"] == f"{world.digest}:0:train:0":
-            waits.append(world.now)
-            world.asleep = {"B", "C"} if world.now < waits[0] + 20 * STALL else set()
-
-    world.hooks += [asleep_for_long, world.stay]
-    world.conduct()
-    assert world.weights() == [WHOLE, WHOLE]
-    assert world.failures() == []
-    (told,) = world.events("waiting_for")
-    assert (told["sites"], told["answered"], told["needed"]) == (["B", "C"], 1, 2)
-
-
-def test_a_dead_site_is_not_waited_for_in_every_task(tmp_path: Path) -> None:
-    world = World(tmp_path, make_plan(rounds={"limit": 2, "stall": 600}))
-    world.submit()
-    world.asleep = {"C"}
-    world.hooks.append(world.stay)
-    world.conduct()
-    assert {f[3] for f in world.failures() if f[0] == "C"} == {"late"}
-    assert 600 <= world.now < 700  # once: it was not heard of again
 
 
 def test_the_first_weights_do_not_hang_on_one_dead_site(world: World) -> None:

@@ -97,6 +97,40 @@ def test_a_crash_after_registering_does_not_burn_the_invitation(coordinator: Coo
         joining.join(text, tmp_path / "data", tmp_path / "other", {}, QUICK)
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["new", "there before"])
+def test_a_refused_invitation_leaves_nothing_behind(coordinator: Coordinator, tmp_path: Path, kept: bool) -> None:
+    write_site(tmp_path / "data")
+    used = coordinator.invitation()
+    joining.join(used, tmp_path / "data", tmp_path / "site", {}, QUICK)
+    place = tmp_path / "far" / "away"
+    if kept:
+        place.parent.mkdir()
+    with pytest.raises(Rejected, match="invitation"):
+        joining.join(used, tmp_path / "data", place, {}, QUICK)
+    assert place.parent.exists() == kept
+    assert not place.exists()
+    with pytest.raises(Rejected, match="invitation"):
+        joining.join(used, tmp_path / "data", place, {}, QUICK)
+    void = coordinator.invitation("A", rekey=True)
+    coordinator.invitation("A", rekey=True)
+    with pytest.raises(Rejected, match="invitation"):
+        joining.rekey(Home(tmp_path / "site"), void, QUICK)
+    assert not (tmp_path / "site" / joining.NEXT_KEY).exists()
+
+
+def test_a_refused_invitation_takes_no_key_that_was_there_before(coordinator: Coordinator, tmp_path: Path) -> None:
+    """It may be registered: the answer to an earlier attempt may have been lost."""
+    write_site(tmp_path / "data")
+    used = coordinator.invitation()
+    home = joining.join(used, tmp_path / "data", tmp_path / "site", {}, QUICK)
+    home.settings_file.unlink()
+    other = coordinator.invitation("B")
+    joining.join(other, tmp_path / "data", tmp_path / "other", {}, QUICK)
+    with pytest.raises(Rejected, match="invitation"):
+        joining.join(other, tmp_path / "data", home.root, {}, QUICK)
+    assert works(joining.join(used, tmp_path / "data", home.root, {}, QUICK)).do.kind == "nothing"
+
+
 def test_what_is_wrong_at_the_site_is_said_before_anything_is_sent(coordinator: Coordinator, tmp_path: Path) -> None:
     text = coordinator.invitation()
     with pytest.raises(DatasetError):

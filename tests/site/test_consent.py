@@ -108,7 +108,9 @@ def test_a_plan_changed_after_approval_is_refused(place: Place) -> None:
         found = place.consents.permission(plan, task(plan=digest))
         assert (found.allowed, found.standing, found.reason) == (False, "pending", WAITING)
     assert "tampered" in place.events()
-    with pytest.raises(InputError, match="was changed after it arrived"):
+    with pytest.raises(
+        InputError, match=r"was changed after it arrived.*remove the file: `wardround site serve` fetches the plan anew"
+    ):
         place.consents.decide(DIGEST, "approved", "Dr. A")
     assert place.consents.all()[0].plan is None
     place.consents.receive(PLAN.canonical().encode())  # the coordinator sends it again

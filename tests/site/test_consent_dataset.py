@@ -12,7 +12,7 @@ from consent_place import DIGEST, PLAN, Place, task
 
 from tiny import write_case
 from wardround.core.audit import read_entries
-from wardround.core.errors import DatasetError
+from wardround.core.errors import DatasetError, SiteError
 from wardround.site.consent import AGAIN, UNREADABLE
 from wardround.site.identity import DatasetWatch
 
@@ -109,6 +109,22 @@ def test_a_dataset_that_cannot_be_read_allows_nothing(place: Place) -> None:
     assert str(place.data) in found.detail
     assert str(place.data) not in found.reason
     with pytest.raises(DatasetError):
+        place.consents.decide(DIGEST, "approved", "Dr. A")
+
+
+def test_too_few_cases_after_a_withdrawal_are_told_as_what_they_are(place: Place) -> None:
+    place.policy(confirm_dataset_changes=False)
+    place.approve()
+    for number in range(2, 8):
+        for sub in ("images", "masks"):
+            (place.data / sub / f"case_{number:02}.nii.gz").unlink()
+    found = place.consents.permission(PLAN, task())
+    assert (found.allowed, found.standing, found.failure) == (False, "approved", "refused")
+    assert found.reason == "only 2 usable subjects: training, validation and test need at least 3"
+    assert place.consents.permission(PLAN, task()) == found
+    assert place.events()[-1] == "too_few_cases"
+    assert place.events().count("too_few_cases") == 1, "said once, not at every poll"
+    with pytest.raises(SiteError, match="only 2 usable subjects"):
         place.consents.decide(DIGEST, "approved", "Dr. A")
 
 

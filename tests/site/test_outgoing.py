@@ -10,7 +10,9 @@ import pytest
 
 from tiny import make_plan, plan_dict, write_site
 from wardround.core.messages import ANSWERS, Answer, Task, Verb
+from wardround.core.parcels import pack_as
 from wardround.core.weights import Part, file_digest, pack, unpack, write_tensors
+from wardround.networks.build import build, exchange
 from wardround.planning.plan import Plan
 from wardround.site.announced import announces
 from wardround.site.hospital import Source
@@ -82,6 +84,27 @@ def test_sums(plan: Plan) -> None:
     assert times(plan, "train") == plan.rounds.limit
     assert bytes_a_round(plan) == sum(row.bytes_each for row in rows if row.verb in ("train", "validate"))
     assert all(row.total == row.bytes_each * (row.times or 0) for row in rows)
+
+
+@pytest.mark.parametrize(
+    "transfer",
+    [{"up": "int8"}, {"up": "int8", "block": 64}, {"up": "bf16"}, {"down": "int8"}, {"up": "int8", "zstd": 3}],
+    ids=str,
+)
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_sizes_of_encoded_weights_are_right_to_one_percent(transfer: dict[str, Any], norm: str, tmp_path: Path) -> None:
+    """Held against a file as a site writes it, of the built network's shapes."""
+    network = {"name": "unet", "features": [16, 64, 256], "norm": norm}
+    plan = make_plan(network=network, transfer=transfer)
+    module = build(plan.network, plan.task.dimensions, len(plan.task.modalities), plan.classes)
+    rng, weights = np.random.default_rng(0), exchange(module)
+    drawn = {name: rng.normal(size=array.shape).astype(np.float32) for name, array in weights.items()}
+    path = tmp_path / "sent.safetensors"
+    write_tensors(path, *pack_as({"weights": Part(drawn, 1.0)}, plan.transfer.upward))
+    (row,) = [row for row in outgoing(plan) if row.verb == "train" and row.tensors]
+    assert row.bytes_each == pytest.approx(path.stat().st_size, rel=0.01)
+    assert row.bytes_each >= path.stat().st_size
+    assert row.compressed == ("zstd" in transfer)
 
 
 def test_validation_is_counted_as_the_rounds_do() -> None:

@@ -99,7 +99,8 @@ class _Chain:
         entry, before = parse_entry(line), self.mark
         if entry is None:
             torn = "" if line.endswith(b"\n") else ": it is torn, by a power cut or by hand"
-            self._fault(f"line {self._number} is not an entry as it was written{torn}")
+            place = f"line {self._number}, in the place of entry {before.length + 1},"
+            self._fault(f"{place} is not an entry as it was written{torn}")
             self.mark = Mark(before.length + 1, NOTHING)
             return
         if entry["n"] != before.length + 1:

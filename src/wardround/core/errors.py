@@ -51,6 +51,12 @@ class InputError(WardRoundError):
         super().__init__("\n".join(lines))
 
 
+def in_one_line(error: WardRoundError) -> str:
+    """An error's text where only one line is shown or written: faults after a colon, apart by semicolons."""
+    head, *faults = str(error).splitlines() or [""]
+    return f"{head}: {'; '.join(line.strip().removeprefix('- ') for line in faults)}" if faults else head
+
+
 class DatasetError(WardRoundError):
     """A dataset folder cannot be used at all (missing, no case found, unknown layout)."""
 

@@ -46,12 +46,17 @@ def split_cases(cases: Mapping[str, str], deal_of: Mapping[str, int], fold: int)
     all folds every case is tested exactly once.
 
     Raises:
-        SiteError: fewer than three subjects: nothing could be trained, selected and tested apart.
+        SiteError: fewer than three subjects, or folds that still have any: nothing could be trained, selected
+            and tested apart.
     """
     used = sorted({deal_of[subject] for subject in cases.values()})
     if len(used) < 3:
+        subjects = len(set(cases.values()))
+        if subjects < 3:
+            raise SiteError(f"only {subjects} usable subjects: training, validation and test need at least 3")
         raise SiteError(
-            f"only {len(set(cases.values()))} usable subjects: training, validation and test need at least 3"
+            f"the {subjects} usable subjects that are left lie in {len(used)} of the folds dealt before, and "
+            "training, validation and test need 3: another evaluation.split_key in the plan deals anew"
         )
     test = used[fold] if fold < len(used) else None
     validation = used[(fold + 1) % len(used)]

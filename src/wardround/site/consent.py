@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wardround import __version__
 from wardround.core.audit import AuditLog
-from wardround.core.errors import Fault, InputError, SiteError, WardRoundError
+from wardround.core.errors import Fault, InputError, SiteError, WardRoundError, in_one_line
 from wardround.core.messages import AFTER, FailureKind, Reply, Task
 from wardround.planning.plan import Plan
 from wardround.site.announced import announces
@@ -105,9 +105,12 @@ class Consents:
         try:
             beyond = None if task is None else self._beyond(plan, digest, task)
             objections = self.policy().judge(plan, task, self.facts(plan), self._clock())
+        except SiteError as error:
+            self._tell(digest, "too_few_cases", why=in_one_line(error))
+            return Permission(False, "approved", in_one_line(error), in_one_line(error))
         except WardRoundError as error:
-            self._tell(digest, "unreadable", why=str(error))
-            return Permission(False, "approved", UNREADABLE, str(error))
+            self._tell(digest, "unreadable", why=in_one_line(error))
+            return Permission(False, "approved", UNREADABLE, in_one_line(error))
         if beyond is not None:
             self._tell(digest, "task_refused", task=task.id if task else "", why=beyond)
             return Permission(False, "approved", "the task goes beyond the plan that was approved", beyond)
@@ -122,7 +125,7 @@ class Consents:
         try:
             objections = self.policy().judge_reply(reply)
         except InputError as error:
-            return Permission(False, "approved", UNREADABLE, str(error))
+            return Permission(False, "approved", UNREADABLE, in_one_line(error))
         return self._objected(digest, objections) if objections else found
 
     def decide(
@@ -133,6 +136,7 @@ class Consents:
         Raises:
             InputError: the stored plan was changed, the policy does not allow it, or there is nothing to revoke.
             DatasetError: approving, and the dataset cannot be read.
+            SiteError: approving, and there are too few subjects.
         """
         with alone(self.desk.lock):
             before = self.standing(digest)
@@ -181,12 +185,13 @@ class Consents:
         return load_policy(self._folder / "policy.yaml")
 
     def facts(self, plan: Plan) -> SiteFacts:
-        """What the policy is held against, as far as it can be known before any work. Raises DatasetError."""
-        try:
-            cases = self.watch.parts(plan)["train"]
-        except SiteError:
-            cases = 0  # too few subjects to have a training part
-        return SiteFacts(cases, bytes_a_round(plan))
+        """What the policy is held against, as far as it can be known before any work.
+
+        Raises:
+            SiteError: too few subjects to train, validate and test apart; the text may leave the site.
+            DatasetError: the dataset cannot be listed.
+        """
+        return SiteFacts(self.watch.parts(plan)["train"], bytes_a_round(plan))
 
     def _stands(self, digest: str, software: str) -> tuple[Permission, str]:
         """Consent alone, without policy and task; and what the log calls it, where it needs a person's eye."""
@@ -196,7 +201,7 @@ class Consents:
             self.desk.plan(digest)
             decision = self.desk.decision(digest)
         except InputError as error:
-            return Permission(False, "pending", WAITING, str(error)), "tampered"
+            return Permission(False, "pending", WAITING, in_one_line(error)), "tampered"
         if decision is None:
             return Permission(False, "pending", WAITING, UNDECIDED), ""
         if decision.standing != "approved":
@@ -218,7 +223,7 @@ class Consents:
                 why = f"the dataset changed since approval: {what}"
                 return Permission(False, "pending", AGAIN, why), "asked_again"
         except WardRoundError as error:
-            return Permission(False, "approved", UNREADABLE, str(error)), "unreadable"
+            return Permission(False, "approved", UNREADABLE, in_one_line(error)), "unreadable"
         with alone(self.desk.lock):
             if self.desk.decision(digest) == decision:  # nobody decided meanwhile
                 self._audit.append("dataset_changed", plan=digest, what=what, dataset=now.digest, confirmed=False)

@@ -106,7 +106,10 @@ class Desk:
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
         if hashlib.sha256(text).hexdigest() != digest:
-            raise InputError(f"{path} was changed after it arrived: it is not the plan {digest[:12]} any more")
+            raise InputError(
+                f"{path} was changed after it arrived: it is not the plan {digest[:12]} any more. Find out who changed "
+                "it, then remove the file: `wardround site serve` fetches the plan anew"
+            )
         return parse_plan(text, str(path))
 
     def since(self, digest: str) -> float:

@@ -11,6 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
+
+from wardround.core.encoding import PLAIN, TYPES, Encoding, is_encoded
 from wardround.core.messages import (
     AFTER,
     Facts,
@@ -27,13 +30,13 @@ from wardround.core.messages import (
 from wardround.core.scores import LabelScores, LesionCounts, Scores
 from wardround.core.stats import Histogram, Moments
 from wardround.data.findings import CODES
+from wardround.networks.names import BODY, HEAD, tensor_roles
 from wardround.networks.sizes import tensor_numbers
 from wardround.planning.plan import Plan
 from wardround.site.announced import shares
 
 ONCE = "once, after the last round"
 LONG, MANY = 0.12345678901234567, 10**6
-BYTES_A_NUMBER = {"fp32": 4, "bf16": 2, "int8": 1}
 TENSOR_HEADER = 120  # bytes that a safetensors file spends on a tensor's name, shape and place, at most about
 
 
@@ -47,6 +50,7 @@ class Outgoing:
     times: int | None
     bytes_each: int
     tensors: bool = False
+    compressed: bool = False  # what it weighs is then the most
 
     @property
     def total(self) -> int | None:
@@ -69,7 +73,10 @@ def outgoing(plan: Plan) -> list[Outgoing]:
             first,
             tensors=True,
         ),
-        *(Outgoing("train", what, every, rounds, size, tensors=True) for what, size in _contributed(plan)),
+        *(
+            Outgoing("train", what, every, rounds, size, tensors=True, compressed=plan.transfer.zstd is not False)
+            for what, size in _contributed(plan)
+        ),
         Outgoing(
             "train",
             "Numbers of training cases and steps, mean loss, learning rate, seconds",
@@ -87,7 +94,7 @@ def outgoing(plan: Plan) -> list[Outgoing]:
 
 def _contributed(plan: Plan) -> list[tuple[str, int]]:
     """The tensors of a round of training: what they are, and bytes."""
-    weights = tensor_bytes(plan, getattr(getattr(plan, "transfer", None), "up", "fp32"), without=plan.private_tensors)
+    weights = tensor_bytes(plan, plan.transfer.upward, without=plan.private_tensors)
     rest = ", without the private tensors, which stay here" if plan.private else ""
     more = {
         "scaffold": ("The change of the control variate (its mean gradient)", weights),
@@ -125,14 +132,14 @@ def bytes_a_round(plan: Plan) -> int:
     return max(sum(row.bytes_each for row in rows if row.verb in verbs) for verbs in (("train", "validate"), AFTER))
 
 
-def tensor_bytes(plan: Plan, kind: str = "fp32", without: Collection[str] = ()) -> int:
-    """About how many bytes the weights have in an encoding of the plan's transfer section."""
-    return _tensors({name: n for name, n in _model(plan).items() if name not in without}, kind)
+def tensor_bytes(plan: Plan, encoding: Encoding = PLAIN, without: Collection[str] = ()) -> int:
+    """About how many bytes the weights have in an encoding, before any compression."""
+    return _tensors(plan, {name: n for name, n in _model(plan).items() if name not in without}, encoding)
 
 
 def private_bytes(plan: Plan) -> int:
     """About how many bytes the plan's private tensors have."""
-    return _tensors(_private(plan), "fp32")
+    return _tensors(plan, _private(plan), PLAIN)
 
 
 def private_numbers(plan: Plan) -> int:
@@ -153,8 +160,15 @@ def _private(plan: Plan) -> dict[str, int]:
     return {name: n for name, n in _model(plan).items() if name in plan.private_tensors}
 
 
-def _tensors(numbers: Mapping[str, int], kind: str) -> int:
-    return BYTES_A_NUMBER[kind] * sum(numbers.values()) + TENSOR_HEADER * len(numbers)
+def _tensors(plan: Plan, numbers: Mapping[str, int], encoding: Encoding) -> int:
+    roles, total = tensor_roles(plan.network), 0
+    for name, count in numbers.items():
+        several = roles[name] in (BODY, HEAD) and name.endswith(".weight")  # of a convolution: it has several axes
+        coded = is_encoded(encoding, "<f4", (1, count) if several else (count,))
+        scales = encoding.scales(count) if coded else 0
+        total += count * (np.dtype(TYPES[encoding.kind]).itemsize if coded else 4) + TENSOR_HEADER
+        total += 4 * scales + TENSOR_HEADER if scales else 0
+    return total
 
 
 def _numbers(count: int) -> int:

@@ -18,6 +18,7 @@ from wardround.planning.plan import Plan
 from wardround.site.hours import Hours, next_moment, parse_window
 
 UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+LEAST_MODEL = 1000  # bytes: no network has as few
 _SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(B|kB|MB|GB|TB)")
 
 DEFAULT = """\
@@ -125,6 +126,24 @@ class Policy(Frozen):
         if task.round > self.most_rounds:
             found.append(Objection("most_rounds", f"round {task.round} is beyond {self.most_rounds}"))
         return [*found, *self._hours(now)]
+
+    def forbids_all(self, now: datetime) -> list[Objection]:
+        """What refuses every training, whatever the plan; empty: some plan could run, now or at another hour.
+
+        Args:
+            now: local time.
+        """
+        found = []
+        if "train" not in self.tasks:
+            found.append(Objection("tasks", f"train is not among {', '.join(self.tasks) or 'none'}"))
+        if self.most_rounds == 0:
+            found.append(Objection("most_rounds", "a plan has at least one round, allowed are 0"))
+        if not self.weights_without_secure_aggregation:
+            found.append(Objection("weights_without_secure_aggregation", "there is no secure aggregation yet"))
+        if self.most_bytes_a_round < LEAST_MODEL:
+            text = f"allowed are {self.most_bytes_a_round} bytes, and no model is as small"
+            found.append(Objection("most_bytes_a_round", text))
+        return [*found, *(objection for objection in self._hours(now) if objection.until is None)]
 
     def judge_reply(self, reply: Reply) -> list[Objection]:
         """What speaks against sending an answer, now that its exact size and number of cases are known."""

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from wardround.faces.cli import coordinator_serve, coordinator_status
+from wardround.faces.cli import coordinator_log, coordinator_serve, coordinator_status
 
 coordinator_app = typer.Typer(
     name="coordinator",
@@ -22,10 +22,14 @@ coordinator_app = typer.Typer(
 )
 coordinator_serve.register(coordinator_app)
 coordinator_status.register(coordinator_app)
+coordinator_log.register(coordinator_app)
 
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder, or a person's (see `join`).")]
 Own = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The plan's digest, or its first 6 or more digits.")]
+
+
+LEAST_DAYS = 0.05  # 72 minutes: shorter ones have ended before they are read
 
 
 class Role(StrEnum):
@@ -67,7 +71,12 @@ def invite(
     directory: Dir,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The site's or person's name in the federation.")],
     role: Annotated[Role, typer.Option("--role", help="What they may do.")] = Role.site,
-    days: Annotated[float, typer.Option("--days", min=0.01, max=366, help="How long the invitation is good.")] = 7,
+    days: Annotated[
+        float,
+        typer.Option(
+            "--days", min=LEAST_DAYS, max=366, help="For how many days it is good, at least 0.05 (72 minutes)."
+        ),
+    ] = 7,
     rekey: Annotated[
         bool, typer.Option("--rekey", help="Another key for somebody who joined: lost, expired or revoked.")
     ] = False,

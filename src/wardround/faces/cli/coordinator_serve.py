@@ -46,6 +46,12 @@ def serve(
         Path | None, typer.Option("--certificate", help="PEM chain of a public authority, instead of our own.")
     ] = None,
     key: Annotated[Path | None, typer.Option("--key", help="PEM key of --certificate.")] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="A reverse proxy next to it: X-Forwarded-For tells who calls.")
+    ] = False,
+    plain_http: Annotated[
+        bool, typer.Option("--plain-http", help="No TLS, which ends at that proxy; only at a near --listen address.")
+    ] = False,
 ) -> None:
     """Serve the federation and carry out its runs, until stopped (Ctrl-C, SIGTERM: exit code 0).
 
@@ -53,7 +59,8 @@ def serve(
     does is on standard error: JSON lines, readable ones on a terminal.
 
     Examples: `wardround coordinator serve /srv/federation`,
-    `wardround coordinator serve /srv/federation --listen 127.0.0.1:8443 --metrics 127.0.0.1:9108`
+    `wardround coordinator serve /srv/federation --listen 127.0.0.1:8443 --metrics 127.0.0.1:9108`,
+    `wardround coordinator serve /srv/federation --behind-proxy --plain-http --listen 127.0.0.1:8080`
     """
     from wardround.runtimes.https.office import open_office  # noqa: PLC0415 - keeps the command line's start fast
     from wardround.runtimes.https.server import Serving  # noqa: PLC0415
@@ -62,7 +69,7 @@ def serve(
         raise InputError("--certificate and --key go together")
     host, port = _address(listen)
     office = open_office(directory)
-    serving = Serving(host, port, client_certificates.value, metrics, certificate, key)
+    serving = Serving(host, port, client_certificates.value, metrics, certificate, key, behind_proxy, plain_http)
     try:
         _serve(office, serving)
     finally:

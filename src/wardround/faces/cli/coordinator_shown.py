@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -18,11 +19,16 @@ _COLOURS = {"approved": "green", "refused": "red", "revoked": "red", "failed": "
 _COLOURS |= {"pending": "yellow", "waiting": "yellow", "running": "green", "ended": "green", "aborted": "red"}
 
 
-def shown(status: Status, one: bool = False) -> RenderableType:
-    """The whole federation, or (``one``) a single run."""
+def shown(status: Status, directory: Path, one: bool = False) -> RenderableType:
+    """The whole federation, or (``one``) a single run; ``directory`` is where the command was given."""
     parts: list[RenderableType] = []
     if not one:
-        parts += [Text(f"{printable(status.federation)}  {status.url}", style="bold"), _members(status)]
+        parts.append(Text(f"{printable(status.federation)}  {status.url}", style="bold"))
+    if not status.served:
+        parts.append(Text("nobody serves it now: sites get no answer and no run goes on. Start it with", style="red"))
+        parts.append(Text(f"  wardround coordinator serve {directory}", no_wrap=True, overflow="ignore"))
+    if not one:
+        parts.append(_members(status))
         if not status.runs:
             parts.append(Text("no plan was submitted yet"))
     for run in status.runs:

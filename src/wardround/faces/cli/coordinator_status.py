@@ -30,6 +30,8 @@ def status(
 ) -> None:
     """Sites (when they called last, with which software), people, and runs with each site's standing and task.
 
+    Says so where nobody serves the federation.
+
     Examples: `wardround coordinator status /srv/federation`,
     `wardround coordinator status /srv/federation 3f2a9c --watch`
     """
@@ -48,17 +50,17 @@ def status(
     if json_:
         print(look().model_dump_json(indent=2))
     elif watch:
-        _watch(look, run is not None)
+        _watch(look, directory, run is not None)
     else:
         from rich.console import Console  # noqa: PLC0415
 
         console = Console(highlight=False)
         if not console.is_terminal:
             console.width = WIDE
-        console.print(shown(look(), one=run is not None))
+        console.print(shown(look(), directory, one=run is not None))
 
 
-def _watch(look: Callable[[], Status], one: bool) -> None:
+def _watch(look: Callable[[], Status], directory: Path, one: bool) -> None:
     """Until Ctrl-C, which is how it is meant to end."""
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
@@ -67,5 +69,5 @@ def _watch(look: Callable[[], Status], one: bool) -> None:
 
     with suppress(KeyboardInterrupt), Live(console=Console(highlight=False), auto_refresh=False, screen=False) as live:
         while True:
-            live.update(shown(look(), one), refresh=True)
+            live.update(shown(look(), directory, one), refresh=True)
             time.sleep(EVERY)

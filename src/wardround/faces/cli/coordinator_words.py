@@ -10,7 +10,7 @@ from wardround.faces.report.words import leaves, stays
 from wardround.planning.plan import Plan
 from wardround.runtimes.https.people_wire import Invite, Submitted
 from wardround.runtimes.https.transport import needed
-from wardround.site.outgoing import model_numbers, private_numbers
+from wardround.site.outgoing import tensor_bytes
 
 SERIES = ".".join(__version__.split("+")[0].split(".")[:2])
 
@@ -46,13 +46,13 @@ def _to_run(asked: Invite) -> list[str]:
 def submitted_words(plan: Plan, submitted: Submitted, directory: Path) -> str:
     """Who is asked, what would leave them, the digest, and what comes next."""
     sites = submitted.sites
-    numbers = model_numbers(plan) - private_numbers(plan)
+    weights = tensor_bytes(plan, plan.transfer.upward, without=plan.private_tensors)
     lines = [
         f"{printable(plan.study.title)}: waits for approval at {', '.join(sites)}",
         f"It begins when {needed(plan, len(sites))} of {len(sites)} have approved.",
         "",
         "What leaves a site",
-        *(f"  - {words}" for words in leaves(plan.model_dump(mode="json"), 4 * numbers)),
+        *(f"  - {words}" for words in leaves(plan.model_dump(mode="json"), weights)),
         "What never leaves a site",
         *(f"  - {words}" for words in stays(plan.model_dump(mode="json"))),
         "",

@@ -44,6 +44,7 @@ def requests(directory: Dir = None) -> None:
 
     Example: `wardround site requests`
     """
+    from wardround.core.errors import InputError  # noqa: PLC0415
     from wardround.faces.cli.site_shown import requests_table  # noqa: PLC0415
 
     _, consents = opened(directory)
@@ -53,6 +54,10 @@ def requests(directory: Dir = None) -> None:
     with reading(consents):
         found = consents.all()
     requests_table(found)
+    try:
+        consents.policy()
+    except InputError:
+        say("policy.yaml is wrong or missing, so nothing runs: `wardround site policy` lists what to mend.")
 
 
 def show(

@@ -31,7 +31,7 @@ def doctor(
     """Check everything that this site needs, and say what to do about what is not right.
 
     Name, proxy, TLS, the coordinator's identity, clock, key, what a proxy lets through and how fast, disk, memory,
-    processor, dataset, version. Nothing of the dataset is sent. Exit code 1 if a check fails; warnings do not count.
+    processor, dataset, policy, version. Nothing of the dataset is sent. Exit code 1 if a check fails, not for warnings.
 
     Examples: `wardround site doctor`, `wardround site doctor --quick --json`
     """

@@ -48,7 +48,7 @@ def log_command(last_head: LastHead | None) -> Callable[..., None]:
         if verify:
             _verify(home, last_head, json_)
         else:
-            _print(home, json_, tail)
+            print_entries(home.audit, json_, tail)
 
     return log
 
@@ -67,15 +67,27 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " if unicodedata.category(c) == "Zs" else "?" for c in text)
 
 
-def _print(home: Home, json_: bool, tail: int | None) -> None:
+def print_entries(path: Path, json_: bool, tail: int | None) -> None:
+    """Print the entries of a log, or only the last ``tail``, as lines for people or as JSON."""
     from wardround.core.audit import read_entries  # noqa: PLC0415
 
     empty = True
-    for entry in read_entries(home.audit, tail):
+    for entry in read_entries(path, tail):
         empty = False
         print(json.dumps(entry, ensure_ascii=False, sort_keys=True) if json_ else line_of(entry))
     if empty and not json_:
-        print(f"{home.audit} has no entries")
+        print(f"{path} has no entries")
+
+
+def print_findings(path: Path, findings: Findings, signer: str, notes: list[str], json_: bool) -> None:
+    """Print what `verify` saw; ``signer`` is whoever signs the heads of this log. Exit code 1 on any finding."""
+    if json_:
+        print(json.dumps(_document(findings, notes), ensure_ascii=False))
+    else:
+        for text in _report(path, findings, signer, notes):
+            print(text)
+    if not findings.clean:
+        raise typer.Exit(1)
 
 
 def _verify(home: Home, last_head: LastHead | None, json_: bool) -> None:
@@ -99,13 +111,7 @@ def _verify(home: Home, last_head: LastHead | None, json_: bool) -> None:
         notes.append(f"the coordinator was not asked which head it signed last: {str(error).splitlines()[0]}")
     findings = verify(home.audit, heads, _checker(home))
     findings = replace(findings, faults=(*findings.faults, *damaged))
-    if json_:
-        print(json.dumps(_document(findings, notes), ensure_ascii=False))
-    else:
-        for text in _report(home, findings, notes):
-            print(text)
-    if not findings.clean:
-        raise typer.Exit(1)
+    print_findings(home.audit, findings, "the coordinator", notes, json_)
 
 
 def _asked_words(possible: bool, head: SignedHead | None) -> str:
@@ -122,11 +128,11 @@ def _checker(home: Home) -> Callable[[SignedHead], bool]:
     return partial(signed_by_coordinator, home.settings())
 
 
-def _report(home: Home, findings: Findings, notes: list[str]) -> list[str]:
-    lines = [f"checked {home.audit}: {findings.head.length} entries, last hash {findings.head.hash[:16]}"]
+def _report(path: Path, findings: Findings, signer: str, notes: list[str]) -> list[str]:
+    lines = [f"checked {path}: {findings.head.length} entries, last hash {findings.head.hash[:16]}"]
     if findings.signed is not None:
         when = datetime.fromtimestamp(findings.signed.time).strftime("%Y-%m-%d %H:%M:%S")
-        lines.append(f"countersigned by the coordinator up to entry {findings.signed.length} ({when})")
+        lines.append(f"countersigned by {signer} up to entry {findings.signed.length} ({when})")
     if findings.unsigned:
         lines.append(
             f"{findings.unsigned} entries after that are chained, but not countersigned yet"

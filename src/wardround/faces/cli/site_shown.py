@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wardround.core.errors import WardRoundError
+from wardround.core.errors import WardRoundError, in_one_line
 from wardround.faces.cli.site_log import printable
 from wardround.faces.report.approval import (
     MEANING,
@@ -27,7 +27,8 @@ from wardround.faces.report.shown import ranges, size
 from wardround.planning.plan import Plan
 from wardround.runtimes.https.home import Home
 from wardround.site.consent import Consents, Request
-from wardround.site.policy import Objection, Policy
+from wardround.site.outgoing import bytes_a_round
+from wardround.site.policy import Objection, Policy, SiteFacts
 
 _COLOURS = {"pending": "yellow", "approved": "green", "refused": "red", "revoked": "red"}
 
@@ -70,11 +71,12 @@ def seen_here(home: Home, consents: Consents, plan: Plan) -> Here:
         identity = consents.watch.identity()
         parts = consents.watch.parts(plan)
     except WardRoundError as error:
-        trouble.append(f"The dataset: {error}")
+        trouble.append(f"The dataset: {in_one_line(error)}")
     try:
-        objections = tuple(consents.policy().judge(plan, None, consents.facts(plan), datetime.now()))
+        facts = SiteFacts(parts["train"] if parts else None, bytes_a_round(plan))
+        objections = tuple(consents.policy().judge(plan, None, facts, datetime.now()))
     except WardRoundError as error:
-        trouble.append(f"The policy: {error}")
+        trouble.append(f"The policy: {in_one_line(error)}")
     return Here(
         site=settings.name,
         folder=home.root,

@@ -21,7 +21,7 @@ from wardround.faces.report.transfer_words import encoding_words
 from wardround.faces.report.words import NETWORKS, Topic, plan_words, stays, who_sees
 from wardround.planning.plan import Plan
 from wardround.site.consent import Request
-from wardround.site.outgoing import bytes_a_round, model_numbers, outgoing, private_numbers
+from wardround.site.outgoing import Outgoing, bytes_a_round, model_numbers, outgoing, private_numbers
 from wardround.site.policy import Objection
 from wardround.site.private_files import write_private
 
@@ -108,9 +108,7 @@ def collect_approval(request: Request, plan: Plan, here: Here) -> Approval:
         standing=standing_words(request),
         asks=asks(plan),
         words=tuple(topic for topic in plan_words(json) if topic.title not in _SAID_APART),
-        sent=tuple(
-            Sent(row.what, row.when, whole(row.times), size(row.bytes_each), size(row.total or 0)) for row in rows
-        ),
+        sent=tuple(Sent(row.what, row.when, whole(row.times), _each(row), size(row.total or 0)) for row in rows),
         sums=_sums(plan, most),
         notes=tuple(filter(None, (more_leaves(json), encoding_words(json), *once_words(json), who_sees(json)))),
         kept=(*stays(json), *_private(plan)),
@@ -189,6 +187,10 @@ def _marked(text: str) -> Markup:
     """Text in which what stands between backticks is code."""
     parts = [escape(part) for part in text.split("`")]
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
+
+
+def _each(row: Outgoing) -> str:
+    return f"at most {size(row.bytes_each)}" if row.compressed else size(row.bytes_each)
 
 
 def _sums(plan: Plan, most: int) -> str:

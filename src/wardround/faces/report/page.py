@@ -60,7 +60,9 @@ def render(material: Material, with_pictures: bool = True) -> str:
 def _context(material: Material) -> dict[str, Any]:
     history, clock = material.own.history, timing(material)
     last = history.closed[-1].number if history.closed else None
-    state, state_words = stop_words(material.plan, history.stopped, last)
+    state, state_words = stop_words(
+        material.plan, history.stopped, last, network=material.facts.get("simulation") is False
+    )
     names = material.sites
     return {
         "m": material,

@@ -38,7 +38,7 @@ def encoding_words(plan: Json) -> str:
             "time. Rounding saves bytes; it protects nothing."
         )
     if level:
-        sentences.append(f"The file is compressed (zstd, level {level}), which loses nothing.")
+        sentences.append(f"The file is compressed (zstd, level {level}), which loses nothing and makes it smaller.")
     return " ".join(sentences)
 
 

@@ -194,8 +194,13 @@ def _judged(plan: Json) -> tuple[str, ...]:
     )
 
 
-def stop_words(plan: Json, stopped: Mapping[str, Any] | None, last_round: int | None) -> tuple[str, str]:
-    """The state of a run: a key (``done``, ``open``, ``broken``) and a sentence without its full stop."""
+def stop_words(
+    plan: Json, stopped: Mapping[str, Any] | None, last_round: int | None, network: bool = False
+) -> tuple[str, str]:
+    """The state of a run: a key (``done``, ``open``, ``broken``) and a sentence without its full stop.
+
+    ``network``: it was carried out by a coordinator, where a run that was stopped by hand is over for good.
+    """
     if stopped is None:
         if last_round is None:
             return "open", "No round has ended yet"
@@ -206,6 +211,13 @@ def stop_words(plan: Json, stopped: Mapping[str, Any] | None, last_round: int | 
         return "done", f"Stabilised after {rounds} rounds: no gain of {gain} for {patience} rounds"
     if reason == "limit":
         return "done", f"Complete: the limit of {rounds} rounds was reached"
-    if reason == "aborted":
-        return "broken", f"Stopped by hand after {rounds} rounds; it can be resumed"
-    return "broken", f"Stopped by a failure after {rounds} rounds; it can be resumed"
+    return "broken", _broken(reason == "aborted", rounds, network)
+
+
+def _broken(by_hand: bool, rounds: object, network: bool) -> str:
+    if network and by_hand:
+        return f"Aborted after {rounds} rounds, for good: another seed makes it a plan that can be submitted"
+    if network:
+        how = "`wardround coordinator resume` goes on with it when what was wrong has been mended"
+        return f"Stopped by a failure after {rounds} rounds: {how}"
+    return f"Stopped by {'hand' if by_hand else 'a failure'} after {rounds} rounds; it can be resumed"

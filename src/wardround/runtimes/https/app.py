@@ -22,6 +22,7 @@ from wardround.runtimes.https.beats import Beats
 from wardround.runtimes.https.bell import Bell
 from wardround.runtimes.https.endpoints import Call
 from wardround.runtimes.https.forms import read_json
+from wardround.runtimes.https.forwarded import caller_address
 from wardround.runtimes.https.guard import Caller, Guard
 from wardround.runtimes.https.logs import Throttle, say
 from wardround.runtimes.https.metrics import Metrics
@@ -44,13 +45,22 @@ JSON = (b"content-type", b"application/json")
 class App:
     """One coordinator. Attributes are shared by its parts; `__call__` is the ASGI interface."""
 
-    def __init__(self, office: Office, certificates: Certificates = "off", pace: float = PACE) -> None:
-        """``certificates``: whether a client certificate must, or may, confirm who asks; ``pace``: see `asgi.PACE`."""
+    def __init__(
+        self, office: Office, certificates: Certificates = "off", pace: float = PACE, behind_proxy: bool = False
+    ) -> None:
+        """A coordinator's application.
+
+        Args:
+            office: its folder.
+            certificates: whether a client certificate must, or may, confirm who asks.
+            pace: see `asgi.PACE`.
+            behind_proxy: take callers' addresses from X-Forwarded-For; see `forwarded.caller_address`.
+        """
         self.office, self.metrics = office, Metrics(office.store)
         self.bell, self.uploads = Bell(office.store), Uploads(office.store.blobs)
         self.guard = Guard(office.store, office.settings.id)
         self.throttle, self.beats = Throttle(), Beats()
-        self._certificates, self._pace = certificates, pace
+        self._certificates, self._pace, self._behind_proxy = certificates, pace, behind_proxy
         self._quick = ThreadPoolExecutor(QUICK, thread_name_prefix="quick")
         self._slow = ThreadPoolExecutor(SLOW, thread_name_prefix="slow")
         self._busy: Counter[str] = Counter()
@@ -60,7 +70,10 @@ class App:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._http(Exchange.of(scope, receive, send, self._pace))
+            exchange = Exchange.of(scope, receive, send, self._pace)
+            if self._behind_proxy:
+                exchange.address = caller_address(exchange.address, exchange.headers)
+            await self._http(exchange)
 
     async def start(self) -> None:
         """Begin to listen for changes."""
@@ -225,6 +238,13 @@ class App:
             await exchange.write(body, more=False)
         except Gone:
             return
+
+    def malformed(self, address: str, why: str) -> None:
+        """Something came that never was a request; called by the connection, in the event loop."""
+        self.metrics.refusals.labels("malformed").inc()
+        if self.throttle.admit(address):
+            facts = {"endpoint": "none", "address": address, "code": "malformed", "message": why}
+            self.submit(lambda: self._note_refusal(facts))
 
     def tell_left_out(self) -> None:
         """Say how many refusals were not written down one by one since this was last called."""

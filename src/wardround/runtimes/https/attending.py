@@ -8,9 +8,8 @@ from typing import Any
 
 from wardround.core.messages import FailureKind
 from wardround.runtimes.https.store import Store
-from wardround.runtimes.https.wire import WAIT, Standing
+from wardround.runtimes.https.wire import Standing
 
-GONE = 2 * WAIT  # a site that polls is heard of more often than every so many seconds
 Tell = Callable[[str, dict[str, Any]], None]
 
 
@@ -63,6 +62,15 @@ def told_before(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
+def silent_before(events: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The last sign of life of each site that was late, as a run's log tells it: see `Silence.missed`."""
+    return {
+        str(event["site"]): event["heard"]
+        for event in events
+        if event.get("event") == "site_silent" and "site" in event and "heard" in event
+    }
+
+
 class Silence:
     """For how long each site gave no sign of progress, by a clock that nobody sets.
 
@@ -70,11 +78,12 @@ class Silence:
     clock that is put right nor an outage of the coordinator makes a site late.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], gone: Mapping[str, float | None] | None = None) -> None:
+        """``gone``: see `silent_before`; who was heard of since is not gone any more."""
         self._clock = clock
         self._signs: dict[str, tuple[float, float]] = {}  # of progress: (sign, when it was first seen here)
-        self._heard: dict[str, tuple[float, float]] = {}  # of life
-        self._gone: set[str] = set()
+        self._heard: Mapping[str, float] = {}  # signs of life
+        self._gone = dict(gone or {})  # the last sign of life of who was late and gave no other since
 
     def begin(self) -> None:
         """A task is put to the sites: all of them begin anew."""
@@ -82,20 +91,23 @@ class Silence:
 
     def note(self, progress: Mapping[str, float], heard: Mapping[str, float]) -> None:
         """Take in what the store says now."""
-        now = self._clock()
-        for known, said in ((self._signs, progress), (self._heard, heard)):
-            for site, sign in said.items():
-                if site not in known or known[site][0] != sign:
-                    known[site] = (sign, now)
-                    if known is self._heard:
-                        self._gone.discard(site)
+        now, self._heard = self._clock(), dict(heard)
+        for site, sign in progress.items():
+            if site not in self._signs or self._signs[site][0] != sign:
+                self._signs[site] = (sign, now)
+        self._gone = {site: sign for site, sign in self._gone.items() if heard.get(site) == sign}
 
     def late(self, site: str, limit: float) -> bool:
         """No progress for ``limit`` seconds; a site that is gone is late at once."""
         now = self._clock()
         return site in self._gone or now - self._signs.get(site, (0.0, now))[1] >= limit
 
-    def missed(self, site: str) -> None:
-        """A site was late. Unless it is heard of, it is not waited for in the tasks to come."""
-        if self._clock() - self._heard.get(site, (0.0, float("-inf")))[1] > GONE:
-            self._gone.add(site)
+    def missed(self, site: str) -> tuple[float | None] | None:
+        """A site was late. Until it is heard of again, it is not waited for in the tasks to come.
+
+        Returns its last sign of life (None in it: there was none), to be kept; None where it was gone before.
+        """
+        if site in self._gone:
+            return None
+        self._gone[site] = self._heard.get(site)
+        return (self._gone[site],)

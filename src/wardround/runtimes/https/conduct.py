@@ -25,7 +25,7 @@ from wardround.coordinator.state import State
 from wardround.core.errors import QuorumLost, StorageError, WardRoundError
 from wardround.core.messages import Task, Verb
 from wardround.core.rundir import EventLog, RunDir, read_events
-from wardround.runtimes.https.attending import Roll, told_before
+from wardround.runtimes.https.attending import Roll, silent_before, told_before
 from wardround.runtimes.https.networked import ARM, SHORT, has_ended, make_run_dir, outcome_of, reached
 from wardround.runtimes.https.office import Office
 from wardround.runtimes.https.store import RunState
@@ -71,6 +71,7 @@ class Conduct:
             self._roster,
             self._tell,
             roll=Roll(self._store, digest, told_before(events), self._tell),
+            silent=silent_before(events),
             stopping=means.stopping,
             clock=means.clock,
         )

@@ -27,7 +27,7 @@ from wardround.runtimes.https.client import Client, Rejected
 from wardround.runtimes.https.connection import connect, tls
 from wardround.runtimes.https.home import coordinator_url, load_key, write_key, write_private
 from wardround.runtimes.https.invitations import Invitation, read_invitation
-from wardround.runtimes.https.joining import introduce
+from wardround.runtimes.https.joining import introduce, leaving_nothing
 from wardround.runtimes.https.office import Office, open_office
 from wardround.runtimes.https.patience import BRIEF, Patience
 from wardround.runtimes.https.people import Person, act
@@ -142,17 +142,19 @@ def join_as_person(text: str, folder: Path, patience: Patience = BRIEF) -> Perso
     invitation = read_invitation(text)
     if invitation.role == "site":
         raise InputError("this invitation is for a site: use `wardround site join INVITATION --data DATASET --dir DIR`")
-    _make(folder, invitation)
+    _check_free(folder, invitation)
     federation = introduce(invitation, patience)
     waiting = folder / "key-next.pem"
-    if not waiting.is_file():
-        write_key(waiting, Ed25519PrivateKey.generate())
-    key = load_key(waiting)
-    link = connect(coordinator_url(invitation.url), tls(federation.authority))
-    request = Join(
-        token=invitation.token, name=invitation.name, key=public_hex(key), software=__version__, protocol=PROTOCOL
-    )
-    joined = Client(link, key, federation, patience=patience).insist("POST", "/v1/join", request, Joined)
+    with leaving_nothing(waiting):
+        _make(folder)
+        if not waiting.is_file():
+            write_key(waiting, Ed25519PrivateKey.generate())
+        key = load_key(waiting)
+        link = connect(coordinator_url(invitation.url), tls(federation.authority))
+        request = Join(
+            token=invitation.token, name=invitation.name, key=public_hex(key), software=__version__, protocol=PROTOCOL
+        )
+        joined = Client(link, key, federation, patience=patience).insist("POST", "/v1/join", request, Joined)
     settings = PersonSettings(
         name=joined.name,
         role=invitation.role,
@@ -169,12 +171,20 @@ def join_as_person(text: str, folder: Path, patience: Patience = BRIEF) -> Perso
     return settings
 
 
-def _make(folder: Path, invitation: Invitation) -> None:
-    """Raises InputError where the folder is not free for this person, StorageError where it cannot be made."""
+def _make(folder: Path) -> None:
+    """Raises StorageError where the folder cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        names = {path.name for path in folder.iterdir()} - {"key-next.pem", "key.pem", "certificate.pem"}
         folder.chmod(0o700)
+    except OSError as error:
+        raise StorageError(f"cannot use {folder}: {error.strerror or error}") from error
+
+
+def _check_free(folder: Path, invitation: Invitation) -> None:
+    """Raises InputError where the folder is not free for this person, StorageError where it cannot be looked at."""
+    try:
+        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        names = there - {"key-next.pem", "key.pem", "certificate.pem"}
     except OSError as error:
         raise StorageError(f"cannot use {folder}: {error.strerror or error}") from error
     if names == {"person.json"}:

@@ -39,6 +39,7 @@ def examine(home: Home, quick: bool = False, tell: Tell = lambda _text: None) ->
     yield machine.check_key(home, settings)
     yield from _way(home, settings, quick, tell)
     yield machine.check_agent(home)
+    yield machine.check_policy(home)
     yield from machine.check_disk(home, settings)
     yield machine.check_memory()
     tell("loading torch")

@@ -11,12 +11,14 @@ import stat
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
-from wardround.core.errors import StorageError, WardRoundError
+from wardround.core.errors import InputError, StorageError, WardRoundError
 from wardround.runtimes.https.doctor_path import Finding
 from wardround.runtimes.https.home import Home, SiteSettings, load_key
 from wardround.runtimes.https.joining import cores
+from wardround.site.policy import load_policy
 
 GIGA = 10**9
 SOON = 14  # days before its end in which a key that was not renewed is worth a word
@@ -80,6 +82,24 @@ def check_agent(home: Home) -> Finding:
         os.close(handle)
     remedy = "start it: `wardround site service --install`, or `wardround site serve`"
     return Finding("agent", "warn", "`wardround site serve` is not running: no task is answered", remedy)
+
+
+def check_policy(home: Home, now: datetime | None = None) -> Finding:
+    """Whether policy.yaml can be read, and lets any training happen; ``now`` is local time."""
+    try:
+        policy = load_policy(home.policy)
+    except InputError as error:
+        seen = "; ".join(str(fault) for fault in error.faults) or error.what
+        remedy = f"nothing is allowed until it is mended: edit {home.policy}, then `wardround site policy`"
+        if not home.policy.is_file():
+            remedy = "nothing is allowed without one: `wardround site policy --write` writes the default"
+        return Finding("policy", "fail", seen, remedy)
+    forbidden = policy.forbids_all(datetime.now() if now is None else now)
+    if not forbidden:
+        return Finding("policy", "ok", "policy.yaml is valid and lets training happen")
+    rules = ", ".join(objection.rule for objection in forbidden)
+    remedy = f"if this site is to take part, change {rules} in {home.policy}: a change holds at once"
+    return Finding("policy", "warn", f"it refuses all training: {'; '.join(map(str, forbidden))}", remedy)
 
 
 def check_disk(home: Home, settings: SiteSettings) -> list[Finding]:

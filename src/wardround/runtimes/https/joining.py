@@ -6,7 +6,8 @@ import hashlib
 import os
 import time
 import warnings
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from wardround.site.private_files import alone
 
 RENEW = 30 * 86_400  # seconds before its end in which a key is renewed
 FEDERATION = "/v1/federation"
+REFUSED = ("invitation", "conflict", "incompatible", "federation")  # the key that was sent is not registered
 NEXT_KEY = "key-next.pem"
 
 
@@ -80,10 +82,10 @@ def join(text: str, data: Path, root: Path, options: dict[str, Any], patience: P
     home = Home(root.resolve())
     _check_free(home, invitation)
     open_dataset(data, options.get("spec"))
-    home.make()
-    key = _made(home.key_file)
     federation = introduce(invitation, patience)
-    joined = _register(invitation, federation, key, patience)
+    with leaving_nothing(home.key_file, home.requests, home.approvals, home.root / "runs", home.root / "results"):
+        home.make()
+        joined = _register(invitation, federation, _made(home.key_file), patience)
     write_private(home.certificate, joined.certificate.encode())
     if not home.policy.exists():
         write_private(home.policy, default_policy().encode())
@@ -103,6 +105,28 @@ def introduce(invitation: Invitation, patience: Patience = BRIEF) -> Federation:
         Unreachable: nothing does.
     """
     return patience.persist(lambda: _introduce(invitation))
+
+
+@contextmanager
+def leaving_nothing(*paths: Path) -> Iterator[None]:
+    """Where an invitation is refused, remove which of these files and empty folders were made meanwhile, and above.
+
+    Nothing is removed after other faults: a key whose registration got no answer may count.
+    """
+    chain = [*paths, *dict.fromkeys(folder for path in paths for folder in path.parents)]
+    chain.sort(key=lambda path: -len(path.parts))
+    made = [path for path in chain if not path.exists()]
+    try:
+        yield
+    except Rejected as error:
+        if error.code in REFUSED:
+            with suppress(OSError):  # not empty: somebody else's by now
+                for path in made:
+                    if path.is_dir():
+                        path.rmdir()
+                    else:
+                        path.unlink(missing_ok=True)
+        raise
 
 
 def rekey(home: Home, invitation: str | None = None, patience: Patience = BRIEF) -> SiteSettings:
@@ -208,10 +232,12 @@ def _register(invitation: Invitation, federation: Federation, key: Ed25519Privat
 def _rekey(home: Home, invitation: str | None, patience: Patience) -> SiteSettings:
     settings, waiting = home.settings(), home.root / NEXT_KEY
     begun = waiting.is_file()
-    key = _made(waiting)
     if invitation is not None:
-        joined = _register(_invited(settings, invitation), settings.federation, key, patience)
+        invited = _invited(settings, invitation)
+        with leaving_nothing(waiting):
+            joined = _register(invited, settings.federation, _made(waiting), patience)
         return _adopt(home, settings, joined)
+    key = _made(waiting)
     old = home.key()
     proof = key.sign(rekey_proof(settings.federation.id, public_hex(old), public_hex(key))).hex()
     request = Rekey(key=public_hex(key), proof=proof)

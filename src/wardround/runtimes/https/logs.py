@@ -102,7 +102,7 @@ class Throttle:
 
 
 class Bounded(logging.Filter):
-    """So many lines of libraries a minute: what is no HTTP makes the server speak, as often as it is sent."""
+    """So many lines of libraries a minute: what strangers send may make them speak, as often as it is sent."""
 
     def __init__(self) -> None:
         super().__init__()

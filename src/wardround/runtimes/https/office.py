@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from wardround.runtimes.https.signing import public_hex, signature_fits
 from wardround.runtimes.https.store import Role, Store
 from wardround.runtimes.https.wire import Federation, FederationId, Head, Words, head_text
 
+LOOKS, LOOK = 5, 0.1  # how often the lock is tried, and seconds in between
 Url = Annotated[str, Field(pattern=r"^https://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?$")]
 
 
@@ -88,10 +90,16 @@ class Office:
             authority=self.authority.pem,
         )
 
-    def invite(self, name: str, role: Role = "site", days: float = 14, rekey: bool = False) -> Invitation:
-        """A one-time invitation. It is shown once and kept nowhere. Raises InputError (see `Store.invite`)."""
+    def invite(
+        self, name: str, role: Role = "site", days: float = 14, rekey: bool = False, by: str = "owner"
+    ) -> Invitation:
+        """A one-time invitation, made ``by`` somebody. It is shown once and kept nowhere.
+
+        Raises:
+            InputError: see `Store.invite`.
+        """
         token = self.store.invite(name, role, days, rekey)
-        self.audit.append("invited", name=name, role=role, rekey=rekey, days=days)
+        self.audit.append("invited", name=name, role=role, rekey=rekey, days=days, by=by)
         fingerprint = self.federation.fingerprint
         return Invitation(
             url=self.settings.url, name=name, role=role, rekey=rekey, token=token, fingerprint=fingerprint
@@ -117,13 +125,31 @@ class Office:
         """Be the one server of this folder. Raises StorageError where another one runs."""
         handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StorageError(f"{self.folder} is being served by another process") from error
+            for left in reversed(range(LOOKS)):
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if not left:
+                        raise StorageError(f"{self.folder} is being served by another process") from error
+                    time.sleep(LOOK)  # somebody may only be looking: see `served`
             yield
         finally:
             os.close(handle)
+
+    def served(self) -> bool:
+        """Whether a server of this folder runs on this machine: its lock ends with it, however it ends."""
+        try:
+            handle = os.open(self.folder / ".lock", os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
 
     def close(self) -> None:
         """Give the databases back."""

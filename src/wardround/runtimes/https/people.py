@@ -178,9 +178,9 @@ def _own_run(office: Office, person: Person, name: str) -> RunRow:
     return row
 
 
-def _invite(office: Office, _: Person, asked: Invite) -> Invited:
+def _invite(office: Office, person: Person, asked: Invite) -> Invited:
     role: Any = asked.role
-    invitation = office.invite(asked.name, role, asked.days, asked.rekey)
+    invitation = office.invite(asked.name, role, asked.days, asked.rekey, person.name)
     return Invited(invitation=invitation.text())
 
 

@@ -32,6 +32,7 @@ def status(office: Office, only: RunRow | None = None) -> Status:
         url=office.settings.url,
         software=__version__,
         now=time.time(),
+        served=office.served(),
         members=tuple(_members(office)),
         runs=tuple(_run(office, row, left.get(row.digest, ())) for row in rows),
     )

@@ -188,5 +188,6 @@ class Status(Frozen):
     url: str
     software: str
     now: NonNegativeFloat
+    served: bool = True  # a server runs: without one, sites get no answer and no run goes on
     members: tuple[Member, ...]
     runs: tuple[RunStatus, ...]

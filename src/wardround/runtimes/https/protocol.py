@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -11,6 +12,8 @@ HEAD = 64 << 10  # bytes of a request's head
 PATIENCE = 30.0  # seconds for a whole head, and for the rest of a body that nobody reads
 CONNECTIONS = 1000
 AHEAD = 1 << 20  # bytes of a body that are read before the application asks for them
+_FAULTS = logging.getLogger("uvicorn.error.connection")
+_FAULTS.setLevel(logging.ERROR)
 
 
 class Connection(HttpToolsProtocol):
@@ -22,6 +25,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
+        self.logger = _FAULTS  # what it warns of is said by the application, with the address, and in the audit log
+        self._malformed = False
         self.admitted = False  # set by the application when a request was signed as it must be
         self._since = self.loop.time()
         self._head, self._in_head, self._in_body = 0, True, False
@@ -49,8 +54,13 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             self._head += len(data)
             if self._head > HEAD:
-                self.logger.warning("The head of a request was too long.")
+                self._tell(f"the head of a request was longer than {HEAD} bytes")
                 self.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """See `HttpToolsProtocol`: what came is no HTTP."""
+        self._tell("what came is not HTTP")
+        super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -91,6 +101,13 @@ class Connection(HttpToolsProtocol):
         """Cut the connection."""
         self._relax()
         self.transport.abort()
+
+    def _tell(self, why: str) -> None:
+        """Once a connection: it ends with this."""
+        malformed = getattr(self.app, "malformed", None)
+        if malformed is not None and not self._malformed:
+            self._malformed = True
+            malformed(str(self.client[0]) if self.client else "?", why)
 
     def _expect(self) -> None:
         self._relax()

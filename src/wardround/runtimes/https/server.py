@@ -17,9 +17,10 @@ from pathlib import Path
 
 import uvicorn
 
-from wardround.core.errors import StorageError
+from wardround.core.errors import InputError, StorageError
 from wardround.runtimes.https.app import App, Certificates
 from wardround.runtimes.https.authority import server_files
+from wardround.runtimes.https.forwarded import near
 from wardround.runtimes.https.logs import say
 from wardround.runtimes.https.office import Office
 from wardround.runtimes.https.protocol import CONNECTIONS, Connection
@@ -39,15 +40,19 @@ class Serving:
     metrics: str | None = None  # HOST:PORT of the listener for metrics
     certificate: Path | None = None  # of a public authority, with `key`: instead of our own
     key: Path | None = None
+    behind_proxy: bool = False  # a reverse proxy next to us tells callers' addresses
+    plain: bool = False  # HTTP: TLS ends at that proxy
 
 
 class Server:
     """Serves one office until it is stopped."""
 
     def __init__(self, office: Office, serving: Serving | None = None) -> None:
+        """Raises InputError where ways of serving do not go together, StorageError where it cannot listen."""
         self.office, self.serving = office, serving or Serving()
-        self.app = App(office, self.serving.certificates)
-        self._tls = self._context()
+        _check(self.serving)
+        self.app = App(office, self.serving.certificates, behind_proxy=self.serving.behind_proxy)
+        self._tls = None if self.serving.plain else self._context()
         self._socket = self._listen()
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
@@ -61,7 +66,7 @@ class Server:
             proxy_headers=False,
             timeout_keep_alive=IDLE,
             timeout_graceful_shutdown=GRACE,
-            ssl_context_factory=lambda *_: self._tls,
+            ssl_context_factory=None if self._tls is None else self._given_context,
         )
         self._server = _Uvicorn(config, self.app)
 
@@ -92,6 +97,10 @@ class Server:
             chores.cancel()
             with suppress(asyncio.CancelledError):
                 await chores
+
+    def _given_context(self, *_: object) -> ssl.SSLContext:
+        assert self._tls is not None  # noqa: S101 - otherwise uvicorn was given nothing to ask
+        return self._tls
 
     def _listen(self) -> socket.socket:
         host, port = self.serving.host, self.serving.port
@@ -141,7 +150,8 @@ class Server:
 
     def _each_hour(self) -> None:
         """Renew the certificate near its end, forget old nonces, delete what was left behind."""
-        self._load(self._tls)
+        if self._tls is not None:
+            self._load(self._tls)
         self.office.store.sweep()
         freed = self.office.store.tidy()
         if freed:
@@ -158,6 +168,21 @@ class Server:
         finally:
             listener.shutdown()
             listener.server_close()
+
+
+def _check(serving: Serving) -> None:
+    """Raises InputError."""
+    if serving.plain and not serving.behind_proxy:
+        raise InputError("--plain-http is for a coordinator behind a reverse proxy that ends TLS: add --behind-proxy")
+    if serving.plain and not near(serving.host):
+        raise InputError(
+            "--plain-http needs --listen with a loopback or private address, as 127.0.0.1:8080: without TLS whoever "
+            "is on the way can read the models"
+        )
+    if serving.plain and serving.certificate is not None:
+        raise InputError("--plain-http shows no certificate: give --certificate and --key to the proxy")
+    if serving.behind_proxy and serving.certificates != "off":
+        raise InputError("client certificates end at a reverse proxy: leave out --client-certificates")
 
 
 def _allow_files() -> None:

@@ -6,8 +6,9 @@ than it did before.
 
 A site without approval is missing at once, and so is one that takes its approval back. One that is silent
 is late when it gave no sign of progress for the plan's ``rounds.stall`` seconds and enough others have
-answered; before that there is nothing to go on with, and it is waited for. A site that was late and has
-not been heard of since is not waited for again: it takes part in the next task after it is back.
+answered; before that there is nothing to go on with, and it is waited for. A site that was late is not
+waited for again until it has sent any signed request, whatever restarts meanwhile: a dead site costs a run
+one stall, and one that is back takes part from the next task on.
 """
 
 from __future__ import annotations
@@ -71,15 +72,16 @@ class HttpsTransport:
         tell: Tell = lambda _event, _facts: None,
         *,
         roll: Roll | None = None,
+        silent: Mapping[str, float | None] | None = None,
         stopping: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``tell`` hears what happens; ``stopping`` ends the waiting (see `Stopped`)."""
+        """``tell`` hears what happens; ``silent``: see `silent_before`; ``stopping`` ends the waiting (`Stopped`)."""
         self._store, self._plan, self._roster = store, plan, tuple(roster)
         self._digest, self._tell = plan.digest(), tell
         self._roll = roll or Roll(store, self._digest, {}, tell)
         self._stopping = stopping or threading.Event()
-        self._silence, self._clock = Silence(clock), clock
+        self._silence, self._clock = Silence(clock, silent), clock
         self._stands: tuple[int, Mapping[str, Stand]] = (-1, {})
         self._noted = float("-inf")
 
@@ -121,9 +123,7 @@ class HttpsTransport:
         stands = self.standing()
         known = {site: _judged(task, site, outcome) for site, outcome in self._store.outcomes(task.id).items()}
         if self._clock() - self._noted >= TICK / 2:
-            self._noted = self._clock()
-            heard = {site: when for site, (when, _) in self._store.seen().items()}
-            self._silence.note(self._store.moved(task.id), heard)
+            self._note_signs(task)
         answers = sum(isinstance(known.get(site), Answer) for site in sites)
         if task.verb == "init":  # put to one site after another: a silent one is passed over while there is a next
             approved = {site for site, stand in stands.items() if stand.standing == "approved"}
@@ -131,6 +131,18 @@ class HttpsTransport:
         else:
             missing = self._enough(task.verb, len(sites)) - answers
         return _Now(known, stands, answers, max(0, missing))
+
+    def _note_signs(self, task: Task) -> None:
+        self._noted = self._clock()
+        heard = {site: when for site, (when, _) in self._store.seen().items()}
+        self._silence.note(self._store.moved(task.id), heard)
+
+    def _late(self, task: Task, site: str) -> bool:
+        stall = self._plan.rounds.stall
+        if not self._silence.late(site, stall):
+            return False
+        self._note_signs(task)  # it may have called in the last moment
+        return self._silence.late(site, stall)
 
     def _enough(self, verb: Verb, sites: int) -> int:
         if verb == "train":
@@ -149,16 +161,21 @@ class HttpsTransport:
 
     def _missing(self, task: Task, site: str, now: _Now) -> Outcome | None:
         """The failure of a site that has to be counted out; None where it may still answer."""
-        stall = self._plan.rounds.stall
         missing = now.stands.get(site, Stand("pending")).missing
-        if missing is None and (now.needed or not self._silence.late(site, stall)):
+        if missing is None and (now.needed or not self._late(task, site)):
             return None
-        kind, reason = missing or ("late", f"no progress for {stall} seconds")
+        kind, reason = missing or ("late", f"no progress for {self._plan.rounds.stall} seconds")
         failure = SiteFailed(task=task.id, site=site, kind=kind, reason=reason)
         decided = _judged(task, site, self._store.decide(task.id, site, failure))
         if isinstance(decided, SiteFailed) and decided.kind == "late":
-            self._silence.missed(site)
+            self._silent(site)
         return decided
+
+    def _silent(self, site: str) -> None:
+        """Not waited for until it is heard of again; the run's log keeps it, so that a restart changes nothing."""
+        newly = self._silence.missed(site)
+        if newly is not None:
+            self._tell("site_silent", {"site": site, "heard": newly[0]})
 
     def _held_up(self, task: Task, waiting: Sequence[str], now: _Now) -> bool:
         """Whether somebody is silent beyond the limit without whom there is nothing to go on with; tells that."""
