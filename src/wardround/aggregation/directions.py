@@ -50,7 +50,7 @@ def cosines(group: Group) -> Mapping[str, float]:
     for place, number in enumerate(moved):
         others = np.delete(np.arange(len(moved)), place)
         length = np.sqrt(max(0.0, among[np.ix_(others, others)].sum()))
-        found[group.members[number].site] = float(among[place, others].sum() / length) if length > 1e-6 else 0.0
+        found[group.members[int(number)].site] = float(among[place, others].sum() / length) if length > 1e-6 else 0.0
     return found
 
 
