@@ -133,6 +133,7 @@ def test_a_variant_with_own_models_has_a_second_line(tmp_path: Path) -> None:
     assert list(made) == ["tuned", "tuned" + OWN]
     assert (dict(made["tuned"].sites), made["tuned"].mean) == ({"A": 0.6, "B": 0.5}, None)
     assert dict(made["tuned" + OWN].sites) == {"A": 0.8, "B": 0.5}
+    assert made["tuned" + OWN].updates == made["tuned"].updates + 5
     interval = made["tuned" + OWN].mean
     assert interval is not None
     assert interval.value == pytest.approx(0.65)
@@ -143,6 +144,21 @@ def test_a_variant_with_own_models_has_a_second_line(tmp_path: Path) -> None:
     run.write_json("plan.json", {"private": {"tensors": ["norm"]}})
     (alone,) = lines([("private", None, run)])
     assert alone.mean is not None, "the model that a site uses is the shared one with its private tensors"
+
+
+def test_who_trains_in_another_way_is_not_held_against_the_baselines(tmp_path: Path) -> None:
+    made = []
+    for name, training in (("adam", {"steps": 5}), ("sgd", {"steps": 5, "optimiser": {"name": "sgd"}})):
+        run = RunDir(tmp_path / name)
+        run.root.mkdir()
+        run.write_json("plan.json", {"training": training})
+        run.write_json("run.json", {"arm": "federated", "sites": ["A"]})
+        run.write_json("scores.json", {"sites": {"A": scores(0.9 if name == "sgd" else 0.5)}})
+        made.append((name, None, run))
+    table = [line(POOLED, A=0.6), *lines(made)]
+    assert [entry.like_baselines for entry in table] == [True, True, False]
+    assert gates(table)[0].seen.startswith("adam")
+    assert "not held against them: sgd." in markdown(table, gates(table))
 
 
 def test_gates_ask_only_what_the_table_can_answer() -> None:

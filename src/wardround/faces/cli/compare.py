@@ -83,6 +83,8 @@ def conclude(place: RunDir, study: Study, console: Console) -> None:
     answers = gates(table)
     for drawn in _drawn(table):
         console.print(drawn)
+    for words in filter(None, _unlike(table)):
+        console.print(Text(words))
     for answer in answers:
         console.print(Text(f"{'holds' if answer.holds else 'DOES NOT HOLD'}: {answer.question} ({answer.seen})"))
     write_bytes(place.root / "comparison.md", markdown(table, answers).encode())
@@ -113,7 +115,12 @@ def markdown(table: list[Line], answers: list[Gate]) -> str:
         for line in table
     ]
     asked = [f"- {'holds' if a.holds else '**does not hold**'}: {a.question} ({a.seen})" for a in answers]
-    return "\n".join([*rows, "", *asked, ""])
+    return "\n".join([*rows, "", *_unlike(table), *asked, ""])
+
+
+def _unlike(table: list[Line]) -> list[str]:
+    names = ", ".join(line.name for line in table if not line.like_baselines)
+    return [f"Trained in another way than the baselines, so not held against them: {names}.", ""] if names else []
 
 
 def _sites(table: list[Line]) -> list[str]:

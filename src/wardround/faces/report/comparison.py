@@ -24,6 +24,7 @@ from wardround.faces.report.personal import personal_scores
 from wardround.metrics.bootstrap import Interval, bootstrap
 
 OWN = " (own)"
+ALIKE = ("task", "preprocessing", "network", "training", "rounds", "evaluation")  # sections that baselines share with a variant
 LOCAL, POOLED, LEFT_OUT, OTHERS = "local-only", "pooled", "left out", "others' local"
 
 
@@ -34,6 +35,7 @@ class Tally:
     scores: dict[str, list[Scores]] = field(default_factory=dict)  # by site, one a seed
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # site -> patient -> Dice of cases
     means: list[float] = field(default_factory=list)  # over sites, one a seed
+    like_baselines: bool = True
     updates: list[int] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)  # bytes, both ways, all sites
     seconds: list[float] = field(default_factory=list)
@@ -54,6 +56,7 @@ class Line:
     updates: int
     sent: float
     seconds: float
+    like_baselines: bool = True  # it trains as the baselines do: only then is it fair to hold it against them
 
     @property
     def gap(self) -> float:
@@ -71,16 +74,21 @@ def lines(members: Iterable[tuple[str, str | None, RunDir]]) -> list[Line]:
         RunError: one is no run directory.
     """
     tallies: dict[str, Tally] = {LOCAL: Tally(), OTHERS: Tally(), POOLED: Tally(), LEFT_OUT: Tally()}
+    first: Mapping[str, Any] | None = None  # the plan whose baselines there are
     for variant, left_out, run in members:
         material = collect(run)
+        first = first or material.plan
+        alike = all(at(material.plan, section) == at(first, section) for section in ALIKE)
         if left_out is not None:
             _add(tallies[LEFT_OUT], material.own, run, [left_out])
             continue
         own = own_scores(material)
-        _add(tallies.setdefault(variant, Tally()), material.own, run, by_case=own is None)
+        _add(tallies.setdefault(variant, Tally(like_baselines=alike)), material.own, run, by_case=own is None)
         if own is not None:
             used = replace(material.own, scores={**material.own.scores, **own})
-            _add(tallies.setdefault(variant + OWN, Tally()), used, run)
+            tally = tallies.setdefault(variant + OWN, Tally(like_baselines=alike))
+            _add(tally, used, run)
+            tally.updates[-1] += at(material.plan, "finetune.steps", 0)
         if material.pooled is not None:
             _add(tallies[POOLED], material.pooled, run.baseline("pooled"))
         for site, arm in material.local.items():
@@ -140,6 +148,7 @@ def _line(name: str, tally: Tally) -> Line:
         updates=max(tally.updates),
         sent=sum(tally.sent) / seeds,
         seconds=sum(tally.seconds) / seeds,
+        like_baselines=tally.like_baselines,
     )
 
 

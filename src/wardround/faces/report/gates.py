@@ -23,9 +23,9 @@ class Gate:
 
 
 def gates(table: Sequence[Line]) -> list[Gate]:
-    """The questions that the table's lines can answer."""
+    """The questions that the table's lines can answer. Who trains in another way than the baselines is not asked."""
     by_name = {line.name: line for line in table}
-    trained = [line for line in table if line.name not in BASELINES]
+    trained = [line for line in table if line.name not in BASELINES and line.like_baselines]
     own = [line for line in trained if line.name.endswith(OWN)]
     variants = [line for line in trained if line not in own]
     found: list[Gate] = []
