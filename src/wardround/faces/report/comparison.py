@@ -24,7 +24,7 @@ from wardround.faces.report.personal import personal_scores
 from wardround.metrics.bootstrap import Interval, bootstrap
 
 OWN = " (own)"
-ALIKE = ("task", "preprocessing", "network", "training", "rounds", "evaluation")  # sections that baselines share with a variant
+ALIKE = ("task", "preprocessing", "network", "training", "rounds", "evaluation")  # what baselines share
 LOCAL, POOLED, LEFT_OUT, OTHERS = "local-only", "pooled", "left out", "others' local"
 
 
