@@ -99,7 +99,11 @@ def compare(name: str, title: str, words: str, sites: Path, options: argparse.Na
 
 def hippocampus(options: argparse.Namespace) -> None:
     """Four intensity regimes."""
-    words = "Four sites whose images differ in intensity scale alone: a mild shift. All masks are real."
+    words = (
+        "Four sites whose images differ in intensity scale alone: a mild shift. All masks are real. Local-only and "
+        "pooled train as the first variant does; the pair with SGD shows what SCAFFOLD's controls add to FedAvg with "
+        "the same optimiser. Updates are optimiser steps of one model; fine-tuning takes 40 more at each site."
+    )
     variants = [PROX, OWN_AFFINE, DITTO, FINETUNE]
     sgd = SGD.replace("RATE", str(options.sgd_rate))
     variants += [f"fedavg, SGD: {{{sgd}}}", f"scaffold, SGD: {{strategy: {{name: scaffold}}, {sgd}}}"]
