@@ -46,8 +46,14 @@ def check_engine(on: str) -> None:
         engine = engine_of(on)
     except ValueError as error:
         raise InputError(f"--on {on}: {error}") from error
-    if engine != LOCAL and find_spec(engine) is None:
+    if engine != LOCAL and not _is_installed(engine):
         raise InputError(f"--on {on} needs {engine}: pip install 'wardround[{engine}]'")
+
+
+def _is_installed(package: str) -> bool:
+    """A mere folder of that name in the current one (a run directory, say) is no package."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def machine_of(sites: SitesFile) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import heapq
 import itertools
 import json
 import math
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ from wardround.runtimes.local import DIED, Progress, SettingJson, message_of, re
 from wardround.runtimes.player import Player
 
 TRIES = 3  # of a task under which workers die: then the site is missing in this round
+PATIENCE = 10.0  # seconds for a cluster's head to be there
 STARTS = 5  # failures in a row to start an actor
 Result = Answer | SiteFailed
 
@@ -252,10 +254,13 @@ class RayTransport:
 def _connect(on: str) -> None:
     address = on.removeprefix("ray://") if on != "ray" else "auto"
     try:
+        if address != "auto":  # Ray itself would try for ever
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError, RayError) as error:
         raise RunError(
-            f"the Ray cluster cannot be reached ({error})\nThis machine has to be one of its nodes (`ray start`), and "
+            f"the Ray cluster cannot be reached: {error}\nThis machine has to be one of its nodes (`ray start`), and "
             "--on ray://HOST:PORT names the address that `ray start --head` printed"
         ) from error
 
