@@ -1,7 +1,7 @@
 """All sites on this machine: a few worker processes take turns at playing the hospitals.
 
-The process that runs the rounds never imports torch. A worker that dies (killed, out of memory) is a
-site that failed in this round; the next task starts a new one.
+The process that runs the rounds never imports torch. Where a worker dies (killed, out of memory), a new one does
+its task once more; a site under whose task two have died is missing in this round.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from wardround.runtimes.frames import receive, send
 
 Progress = Callable[[str, str, int, int], None]
 SettingJson = dict[str, Any]
+TRIES = 2  # workers for one task, as in a network
 DIED = "the site's process ended before it answered (killed, or out of memory)"
 
 
@@ -64,11 +65,18 @@ class WorkerPool:
         """To the sites of one run directory."""
         return LocalTransport(self, plan_file, settings)
 
-    def submit(self, message: dict[str, Any], task: Task, site: str) -> Any:
-        """A future of Answer or SiteFailed."""
-        return self._pool.submit(self._one, message, task, site)
+    def submit(self, message: dict[str, Any], task: Task, site: str, tries: int = 1) -> Any:
+        """A future of Answer or SiteFailed; ``tries`` workers may die under it."""
+        return self._pool.submit(self._one, message, task, site, tries)
 
-    def _one(self, message: dict[str, Any], task: Task, site: str) -> Answer | SiteFailed:
+    def _one(self, message: dict[str, Any], task: Task, site: str, tries: int) -> Answer | SiteFailed:
+        for _ in range(tries):
+            if (result := self._try(message)) is not None:
+                return result
+        return SiteFailed(task=task.id, site=site, kind="error", reason=DIED)
+
+    def _try(self, message: dict[str, Any]) -> Answer | SiteFailed | None:
+        """What this thread's worker answers; None where it died."""
         begin = time.perf_counter()
         try:
             process = self._process()
@@ -82,12 +90,7 @@ class WorkerPool:
         except OSError:
             pass  # the pipe broke: the worker died
         self._here.process = None
-        return SiteFailed(
-            task=task.id,
-            site=site,
-            kind="error",
-            reason=DIED,
-        )
+        return None
 
     def _process(self) -> subprocess.Popen[bytes]:
         """This thread's worker, started anew where it died."""
@@ -126,7 +129,7 @@ class LocalTransport:
     def ask(self, task: Task, tensors: Path | None, sites: Sequence[str]) -> Iterator[Answer | SiteFailed]:
         """See `wardround.core.contracts.Transport`."""
         message = message_of(self._plan_file, task, tensors)
-        futures = [self._pool.submit({**message, "setting": self._settings[site]}, task, site) for site in sites]
+        futures = [self._pool.submit({**message, "setting": self._settings[site]}, task, site, TRIES) for site in sites]
         for future in as_completed(futures):
             yield future.result()
 

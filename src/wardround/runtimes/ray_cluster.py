@@ -37,7 +37,11 @@ from wardround.core.messages import Answer, SiteFailed, Task
 from wardround.runtimes.local import DIED, Progress, SettingJson, message_of, result_of
 from wardround.runtimes.player import Player
 
-TRIES = 3  # of a task under which workers die: then the site is missing in this round
+STRIKES = 4  # under one task: then the site is missing in this round
+WORKER, ACTOR = (
+    2,
+    1,
+)  # strikes: two workers may die as locally; that an actor or a node goes may be no fault of the task
 PATIENCE = 10.0  # seconds for a cluster's head to be there
 STARTS = 5  # failures in a row to start an actor
 Result = Answer | SiteFailed
@@ -53,7 +57,7 @@ class _Job:
     task: Task = field(compare=False)
     site: str = field(compare=False)
     future: Future[Result] = field(compare=False, default_factory=Future)
-    deaths: int = field(compare=False, default=0)
+    strikes: int = field(compare=False, default=0)
 
 
 class RayPool:
@@ -178,12 +182,12 @@ class RayPool:
 
     def _play(self, actor: Any, job: _Job) -> bool:
         """Let ``actor`` answer; False where it is of no more use."""
-        begin, begun = time.perf_counter(), False
+        begin, strikes = time.perf_counter(), 0  # none where the actor was gone before it began
         with suppress(RayError):  # the actor, or its node, is gone
             for reference in actor.answer.options(num_returns="streaming").remote(job.message, job.model):
                 frame = json.loads(ray.get(reference))
                 if "begun" in frame:
-                    begun = True
+                    strikes = ACTOR
                 elif "progress" in frame:
                     self._progress(*frame["progress"])
                 else:
@@ -191,9 +195,10 @@ class RayPool:
                     self._took[job.site, job.task.verb] = elapsed
                     job.future.set_result(result_of(frame, elapsed))
                     return True
+            strikes = WORKER
         with self._state:
-            job.deaths += begun  # an actor that was gone before says nothing about the task
-            if self._closed or job.deaths >= TRIES:
+            job.strikes += strikes
+            if self._closed or job.strikes >= STRIKES:
                 self._give_up(job)
             else:
                 heapq.heappush(self._jobs, job)
