@@ -1,0 +1,62 @@
+"""What every engine keeps to: the same plan gives the same weights, bit for bit, and tells the same of it.
+
+The engines, and what a new one has to offer, are in ``engines.py``. Arithmetic is fp32 on processors, with one thread.
+"""
+
+from __future__ import annotations
+
+from engines import World, log_of, spoiled, weights_of
+
+from conftest import References, plan_file
+from wardround.core.rundir import read_events
+
+
+def test_weights_and_log_are_those_of_the_reference(world: World, references: References) -> None:
+    place = world.start(plan_file(world.root, "whole"))
+    world.wait(place)
+    assert weights_of(place) == weights_of(references.whole)
+    assert log_of(place) == log_of(references.whole)
+
+
+def test_a_site_that_fails_is_missing_and_the_quorum_goes_on(world: World, references: References) -> None:
+    with spoiled(world.data("C")):
+        place = world.start(plan_file(world.root, "without-c"))
+        world.wait(place)
+    assert weights_of(place) == weights_of(references.without_c) != weights_of(references.whole)
+    assert log_of(place) == log_of(references.without_c)
+    failed = [(e["verb"], e["site"], e["kind"]) for e in log_of(place) if e["event"] == "site_failed"]
+    assert failed[0] == ("describe", "C", "error")
+    assert ("train", "C", "error") in failed
+
+
+def test_below_the_quorum_it_stops_and_goes_on_when_mended(world: World, references: References) -> None:
+    with spoiled(world.data("C")):
+        place = world.start(plan_file(world.root, "quorum", quorum=3))
+        world.lose(place)
+    stops = [(e["reason"], e["rounds"]) for e in read_events(place / "events.jsonl") if e["event"] == "run_stopped"]
+    assert stops == [("failed", 0)]
+    world.resume(place)
+    world.wait(place)
+    assert weights_of(place) == weights_of(references.whole)
+
+
+def test_a_run_that_was_aborted_goes_on_to_the_same_bits(world: World, references: References) -> None:
+    place = world.start(plan_file(world.root, "aborted"))
+    world.until_event(place, "round_started", round=1)
+    world.abort(place)
+    world.resume(place)
+    world.wait(place)
+    assert weights_of(place) == weights_of(references.whole)
+    log = log_of(place)
+    assert "run_resumed" in [event["event"] for event in log]
+    ended = [event for event in log if event["event"] == "round_ended"]
+    assert ended == [event for event in log_of(references.whole) if event["event"] == "round_ended"]
+
+
+def test_what_a_killed_worker_was_doing_is_done_once_more(world: World, references: References) -> None:
+    place = world.start(plan_file(world.root, "killed"))
+    world.until_event(place, "round_started", round=1)
+    assert world.kill_site("A")
+    world.wait(place)
+    assert weights_of(place) == weights_of(references.whole)
+    assert log_of(place) == log_of(references.whole)
