@@ -157,9 +157,9 @@ class Commands(World):
 
     options: tuple[str, ...] = ()
 
-    def __init__(self, root: Path, workers: int = 2) -> None:
+    def __init__(self, root: Path, workers: int = 2, sites: Path | None = None) -> None:
         super().__init__(root)
-        self.sites = write_sites(root, SITES)
+        self.sites = sites or write_sites(root, SITES)
         document = yaml.safe_load(self.sites.read_text())
         self.sites.write_text(yaml.safe_dump({**document, "workers": workers}))
         self.env = {**os.environ, "WARDROUND_STORE": str(root / "store"), "COLUMNS": "300"}
@@ -231,10 +231,10 @@ class Ray(Commands):
     name = "ray"
     extra = "ray"
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, workers: int = 2, sites: Path | None = None) -> None:
         if find_spec("ray") is None:
             pytest.skip("needs ray: pip install 'wardround[ray]'")
-        super().__init__(root)
+        super().__init__(root, workers, sites)
         self.address = f"127.0.0.1:{free_port()}"
         self.nodes: list[subprocess.Popen[bytes]] = []
         head = ("--head", "--port", self.address.rpartition(":")[2], "--include-dashboard=false")
@@ -269,6 +269,14 @@ class Ray(Commands):
         for node in reversed(self.nodes):
             node.terminate()
             node.wait()
+
+    def kill_node(self) -> None:
+        """Kill -9 the newest node's raylet, as if the machine were gone; `add_node` brings another one."""
+        raylets = [pid for pid, command in processes(self.nodes[-1].pid) if "/raylet/raylet " in command]
+        assert raylets
+        for pid in raylets:
+            os.kill(pid, signal.SIGKILL)
+        self.nodes.pop().wait()
 
     def workers(self, site: str) -> list[int]:
         return [pid for node in self.nodes for pid in working(node.pid)]
