@@ -23,14 +23,14 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-sys.path.insert(0, str(ROOT / "tests" / "conformance"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "conformance"))
 from engines import Local, Ray, log_of, weights_of, working
 
 from tiny import plan_dict, write_plan, write_site
 from wardround.core.rundir import read_events
 
+ROOT = Path(__file__).resolve().parents[1]
 COUNT = 40
 PROCESSES = 2  # one on each node
 TRAINING = plan_dict()["training"]
@@ -117,8 +117,8 @@ def speed(ray: Ray, steps: int, rounds: int) -> tuple[list[str], float]:
         f"Over {PROCESSES} bare processes at once: {median / together:.2f}.",
         "",
         f"A site's task here is {steps} steps of batch 4 (U-Net of 16 and 32 features, patch 12 x 16 x 12, fp32). The",
-        "rounds' time holds also loading the weights, augmentation, the sites' answers on disk, and Ray. Bare: the same",
-        "steps on batches that lie ready.",
+        "rounds' time holds also loading the weights, augmentation, the sites' answers on disk, and Ray. Bare: the",
+        "same steps on batches that lie ready.",
     ], ratio
 
 
@@ -204,7 +204,7 @@ def main() -> None:
         "",
         f"Printed by `python benchmarks/accept_ray.py` ({datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, "
         f"{os.cpu_count()} cores, no GPU, seed 0).",
-        f"{COUNT} generated hospitals on two nodes (`ray start`, two raylets on this machine), a site at a time on each.",
+        f"{COUNT} generated hospitals on two nodes (`ray start`, two raylets on this machine), a site at a time each.",
         "",
         "## Kills",
         "",
