@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch is installed by itself first: a later package must not swap its build.
 TORCH := torch==2.13.0
 
-.PHONY: demo test check install format bench bench-network accept accept-network clean
+.PHONY: demo test check install format bench bench-network accept accept-network accept-ray clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Ward Round needs Python 3.11 to 3.13, this is %d.%d: set PYTHON=python3.12, say" % v)'
@@ -42,6 +42,11 @@ accept-network: install ## real processes: the same weights as on one machine; k
 	$(BIN)/python benchmarks/accept_network.py
 	$(BIN)/python benchmarks/kill_matrix.py
 	$(BIN)/python -m pytest -m slow
+
+accept-ray: install ## two Ray nodes on this machine, 40 sites, kills, speed; the conformance suite on Ray
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	$(BIN)/python benchmarks/accept_ray.py
+	$(BIN)/python -m pytest -m engine
 
 accept: install ## slow proofs on real images (needs ../shared/data); writes docs/results
 	$(BIN)/python benchmarks/accept.py
