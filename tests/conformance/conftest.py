@@ -33,12 +33,12 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> References:
         whole = local.start(plan_file(local.root, "whole"))
         local.wait(whole)
         with spoiled(local.data("C")):
-            without_c = local.start(plan_file(local.root, "without-c"))
+            without_c = local.start(plan_file(local.root, "without-c", quorum=2))
             local.wait(without_c)
         return References(whole, without_c)
 
 
-def plan_file(root: Path, name: str, quorum: int = 2) -> Path:
+def plan_file(root: Path, name: str, quorum: int = 3) -> Path:
     """The plan of all tests; the name makes it another one, and changes nothing that is computed."""
     training = {**plan_dict()["training"], "steps": 20}
     rounds = {"limit": 3, "quorum": quorum, "stall": 600}

@@ -5,6 +5,8 @@ The engines, and what a new one has to offer, are in ``engines.py``. Arithmetic 
 
 from __future__ import annotations
 
+from typing import Any
+
 from engines import World, log_of, spoiled, weights_of
 
 from conftest import References, plan_file
@@ -20,18 +22,27 @@ def test_weights_and_log_are_those_of_the_reference(world: World, references: Re
 
 def test_a_site_that_fails_is_missing_and_the_quorum_goes_on(world: World, references: References) -> None:
     with spoiled(world.data("C")):
-        place = world.start(plan_file(world.root, "without-c"))
+        place = world.start(plan_file(world.root, "without-c", quorum=2))
         world.wait(place)
     assert weights_of(place) == weights_of(references.without_c) != weights_of(references.whole)
-    assert log_of(place) == log_of(references.without_c)
-    failed = [(e["verb"], e["site"], e["kind"]) for e in log_of(place) if e["event"] == "site_failed"]
-    assert failed[0] == ("describe", "C", "error")
-    assert ("train", "C", "error") in failed
+    assert without_reasons(log_of(place)) == without_reasons(log_of(references.without_c))
+    reasons = [(e["kind"], e["reason"]) for e in log_of(place) if e["event"] == "site_failed"]
+    expected = [(e["kind"], e["reason"]) for e in log_of(references.without_c) if e["event"] == "site_failed"]
+    assert reasons[-1] == expected[-1]
+    assert "4 unreadable" in reasons[-1][1]
+
+
+def without_reasons(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In a network the rounds may begin while the third approval is still on its way."""
+    return [
+        {k: v for k, v in event.items() if event["event"] != "site_failed" or k not in ("kind", "reason")}
+        for event in log
+    ]
 
 
 def test_below_the_quorum_it_stops_and_goes_on_when_mended(world: World, references: References) -> None:
     with spoiled(world.data("C")):
-        place = world.start(plan_file(world.root, "quorum", quorum=3))
+        place = world.start(plan_file(world.root, "quorum"))
         world.lose(place)
     stops = [(e["reason"], e["rounds"]) for e in read_events(place / "events.jsonl") if e["event"] == "run_stopped"]
     assert stops == [("failed", 0)]
