@@ -45,7 +45,7 @@ accept-network: install ## real processes: the same weights as on one machine; k
 
 accept-ray: install ## two Ray nodes on this machine, 40 sites, kills, speed; the conformance suite on Ray
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
-	$(BIN)/python benchmarks/accept_ray.py
+	$(BIN)/python benchmarks/accept_ray.py --out docs/results/ray.md
 	$(BIN)/python -m pytest -m engine
 
 accept: install ## slow proofs on real images (needs ../shared/data); writes docs/results
