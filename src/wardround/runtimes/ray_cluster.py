@@ -99,6 +99,11 @@ class RayPool:
         """To the sites of one run directory."""
         return RayTransport(self, plan_file.resolve(), settings)
 
+    def put(self, tensors: Path | None) -> Any:
+        """A model in the object store. A numpy array is read where it lies on each node, without a copy an actor."""
+        with self._state:  # after `close` Ray would start a cluster of its own
+            return None if tensors is None or self._closed else ray.put(np.fromfile(tensors, np.uint8))
+
     def submit(self, message: dict[str, Any], model: Any, task: Task, site: str) -> Future[Result]:
         """Put a task to a site; ``model`` is in the object store."""
         with self._state:
@@ -117,11 +122,18 @@ class RayPool:
         for thread in self._threads:
             thread.join()
         self._mark.unlink(missing_ok=True)
-        ray.shutdown()
+        with self._state:
+            ray.shutdown()
 
     # -- one thread for each actor
 
     def _serve(self) -> None:
+        try:
+            self._serve_on()
+        except Exception as error:  # noqa: BLE001 - nobody else would hear of it, and the run would wait for ever
+            self._stop(RunError(f"the Ray cluster cannot be used any more: {type(error).__name__}: {error}"))
+
+    def _serve_on(self) -> None:
         actor, failures = None, 0
         while not self._closed:
             try:
@@ -166,11 +178,8 @@ class RayPool:
         if seen["wardround"] != __version__:
             raise RunError(f"node {node} has wardround {seen['wardround']}, here is {__version__}: install the same")
         with self._state:
-            self._software = self._software or seen["software"]
-            known = self._software
-        wrong = [
-            f"{name} {has} (elsewhere {known[name]})" for name, has in seen["software"].items() if known[name] != has
-        ]
+            known = self._software = self._software or seen["software"]
+        wrong = [f"{n} {has} (elsewhere {known[n]})" for n, has in seen["software"].items() if has != known[n]]
         if wrong:
             raise RunError(f"node {node} has {', '.join(wrong)}: the result would depend on where a site runs")
 
@@ -182,6 +191,13 @@ class RayPool:
 
     def _play(self, actor: Any, job: _Job) -> bool:
         """Let ``actor`` answer; False where it is of no more use."""
+        try:
+            return self._played(actor, job)
+        except Exception as error:
+            job.future.set_exception(error)
+            raise
+
+    def _played(self, actor: Any, job: _Job) -> bool:
         begin, strikes = time.perf_counter(), 0  # none where the actor was gone before it began
         with suppress(RayError):  # the actor, or its node, is gone
             for reference in actor.answer.options(num_returns="streaming").remote(job.message, job.model):
@@ -204,8 +220,6 @@ class RayPool:
                 heapq.heappush(self._jobs, job)
                 self._state.notify()
         return False
-
-    # -- under the lock, or taking it
 
     def _give_up(self, job: _Job) -> None:
         if self._error is not None:
@@ -249,8 +263,7 @@ class RayTransport:
     def ask(self, task: Task, tensors: Path | None, sites: Sequence[str]) -> Iterator[Result]:
         """See `wardround.core.contracts.Transport`."""
         message = message_of(self._plan_file, task, None)
-        # numpy arrays are read on every node where they lie in its object store, without a copy for each actor
-        model = None if tensors is None else ray.put(np.fromfile(tensors, np.uint8))
+        model = self._pool.put(tensors)
         futures = [self._pool.submit({**message, "setting": self._settings[s]}, model, task, s) for s in sites]
         for future in as_completed(futures):
             yield future.result()
