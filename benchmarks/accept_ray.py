@@ -140,7 +140,7 @@ def bare(root: Path, plan: Path, count: int) -> float:
 
 
 def bare_process(plan_file: Path, data: Path) -> None:
-    """The plan's steps by hand, for half a minute."""
+    """The plan's steps by hand, for 15 seconds."""
     from torch import nn
 
     from wardround.planning.plan import load_plan
@@ -161,9 +161,9 @@ def bare_process(plan_file: Path, data: Path) -> None:
     optimiser, loss_of = make_optimiser(plan, network), make_loss(plan.training.loss)
 
     def train() -> None:
-        for image, label in ready:
+        for image, label, hidden in ready:
             optimiser.zero_grad(set_to_none=True)
-            loss_of(network(image), label).backward()
+            loss_of(network(image), label, hidden).backward()
             nn.utils.clip_grad_norm_(network.parameters(), plan.training.clip)
             optimiser.step()
 
@@ -171,7 +171,7 @@ def bare_process(plan_file: Path, data: Path) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     begin, done = time.perf_counter(), 0
-    while (took := time.perf_counter() - begin) < 30:
+    while (took := time.perf_counter() - begin) < 15:
         train()
         done += len(ready)
     print(done / took)
