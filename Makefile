@@ -20,7 +20,7 @@ demo: install ## four synthetic hospitals train one model; ends with a table and
 	$(BIN)/wardround demo
 
 test: install ## all tests but the slow ones (make accept-network)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 check: install ## style, types, floors
 	$(BIN)/ruff check .

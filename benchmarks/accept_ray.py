@@ -25,7 +25,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "conformance"))
-from engines import Local, Ray, log_of, weights_of, working
+from engine_contract import log_of, weights_of, working
+from engines import Local, Ray
 
 from tiny import plan_dict, write_plan, write_site
 from wardround.core.rundir import read_events

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
-from engines import ENGINES, Local, World, spoiled
-
-from tiny import plan_dict, write_plan
-
-
-class References(NamedTuple):
-    """Run directories."""
-
-    whole: Path
-    without_c: Path  # C has no image that can be read
+from engine_contract import References, World, plan_file, spoiled
+from engines import ENGINES, Local
 
 
-@pytest.fixture(scope="module", params=[
-    pytest.param(engine, id=engine.name, marks=[pytest.mark.engine] if engine.extra else []) for engine in ENGINES
-])  # fmt: skip
+def _engine(engine: type[World]) -> Any:
+    """One world serves all tests of an engine, also where they are shared out among processes."""
+    marks = [pytest.mark.xdist_group(engine.name), *([pytest.mark.engine] if engine.extra else [])]
+    return pytest.param(engine, id=engine.name, marks=marks)
+
+
+@pytest.fixture(scope="module", params=[_engine(engine) for engine in ENGINES])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with request.param(tmp_path_factory.mktemp(request.param.name)) as made:
         yield made
@@ -36,10 +31,3 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> References:
             without_c = local.start(plan_file(local.root, "without-c", quorum=2))
             local.wait(without_c)
         return References(whole, without_c)
-
-
-def plan_file(root: Path, name: str, quorum: int = 3) -> Path:
-    """The plan of all tests; the name makes it another one, and changes nothing that is computed."""
-    training = {**plan_dict()["training"], "steps": 20}
-    rounds = {"limit": 3, "quorum": quorum, "stall": 600}
-    return write_plan(root / f"{name}.yaml", study={"title": name}, training=training, rounds=rounds)

@@ -1,15 +1,15 @@
 """What every engine keeps to: the same plan gives the same weights, bit for bit, and tells the same of it.
 
-The engines, and what a new one has to offer, are in ``engines.py``. Arithmetic is fp32 on processors, with one thread.
+The engines are in ``engines.py``, what a new one has to offer in ``engine_contract.py``. Arithmetic is fp32 on
+processors, with one thread.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from engines import World, log_of, spoiled, weights_of
+from engine_contract import References, World, log_of, plan_file, spoiled, weights_of
 
-from conftest import References, plan_file
 from wardround.core.rundir import read_events
 
 
