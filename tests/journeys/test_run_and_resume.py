@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -144,7 +145,13 @@ def test_ctrl_c_leaves_a_run_that_goes_on(world: World, whole: Path, tmp_path: P
     assert final(out) == final(whole)
 
 
-def test_a_killed_worker_is_a_missing_site_and_the_run_goes_on(world: World, tmp_path: Path) -> None:
+def failures(out: Path) -> list[tuple[str, str]]:
+    events = [e for e in read_events(out / "events.jsonl") if e["event"] == "site_failed"]
+    assert all("killed, or out of memory" in event["reason"] for event in events)
+    return [(event["kind"], event["verb"]) for event in events]
+
+
+def test_what_a_killed_worker_was_doing_is_done_once_more(world: World, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = world.train(out)
     until(process, "round 1/3")
@@ -152,9 +159,22 @@ def test_a_killed_worker_is_a_missing_site_and_the_run_goes_on(world: World, tmp
         os.kill(worker, signal.SIGKILL)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    failed = [e for e in read_events(out / "events.jsonl") if e["event"] == "site_failed"]
-    assert [(e["kind"], e["verb"]) for e in failed] == [("error", "train")]
-    assert "killed, or out of memory" in failed[0]["reason"]
+    assert not failures(out)
+    assert final(out) == final(whole)
+
+
+def test_a_site_under_which_two_workers_die_is_missing(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = world.train(out)
+    until(process, "round 1/3")
+    while not (out / "events.jsonl").is_file() or not failures(out):
+        assert process.poll() is None
+        with suppress(ProcessLookupError, FileNotFoundError):  # threads and workers come and go
+            for worker in children(process.pid):
+                os.kill(worker, signal.SIGKILL)
+    process.communicate(timeout=300)
+    assert failures(out)[0] == ("error", "train")
+    world.run("resume", out)
 
 
 def test_resuming_a_finished_run_changes_nothing(world: World, whole: Path) -> None:

@@ -5,8 +5,9 @@ It is apart from the plan, so that the plan has the same digest everywhere.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -15,6 +16,19 @@ from wardround.core.errors import Fault, InputError
 from wardround.core.frozen import Frozen
 from wardround.core.messages import SiteName
 from wardround.data.spec import DatasetSpec
+
+EngineName = Literal["local", "ray"]
+LOCAL: EngineName = "local"
+RAY_ADDRESS = re.compile(r"ray(://[A-Za-z0-9._\[\]:-]+:[0-9]{1,5})?")
+
+
+def engine_of(on: str) -> EngineName:
+    """The engine that ``on`` names: ``local``, ``ray`` or ``ray://HOST:PORT``. Raises ValueError for anything else."""
+    name = "ray" if RAY_ADDRESS.fullmatch(on) else on
+    for known in get_args(EngineName):
+        if name == known:
+            return known  # type: ignore[no-any-return] # get_args forgets what it was given
+    raise ValueError("say local, ray (the cluster that this machine belongs to) or ray://HOST:PORT")
 
 
 class SiteEntry(Frozen):
@@ -35,6 +49,27 @@ class SitesFile(Frozen):
     workers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     threads: int = Field(default=1, ge=1, le=1024, description="processor threads a worker; results depend on it")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    on: str = Field(default=LOCAL, description="where the sites are played: local, ray or ray://HOST:PORT")
+    cpus: float | None = Field(
+        default=None,
+        gt=0,
+        le=1024,
+        description="of a cluster's node, for each site at work; as many as threads if unsaid",
+    )
+    gpus: float = Field(default=0, ge=0, le=64, description="of a cluster's node, for each site at work: 0.25, 1, 2")
+
+    @field_validator("on")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        engine_of(value)
+        return value
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("a site gets a share of one GPU, or several whole ones")
+        return value
 
     @field_validator("sites")
     @classmethod

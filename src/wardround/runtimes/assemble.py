@@ -23,7 +23,8 @@ from wardround.data.store import default_root
 from wardround.planning.plan import Plan
 from wardround.planning.sites import SitesFile
 from wardround.planning.transfer import Transfer
-from wardround.runtimes.local import LocalTransport, Progress, WorkerPool
+from wardround.runtimes.engines import Engine, machine_of, open_engine
+from wardround.runtimes.local import Progress
 from wardround.runtimes.scalars import Scalars
 from wardround.strategies.fedavg import FedAvg
 
@@ -85,8 +86,7 @@ def create(
         }
         for site in sites.sites
     }
-    workers = sites.workers if sites.workers != "auto" else max(1, (os.cpu_count() or 1) // sites.threads)
-    machine = {"workers": min(workers, len(sites.sites)), "threads": sites.threads, "device": sites.device}
+    machine = machine_of(sites)
     config = {"sites": entries, "machine": machine, "baselines": list(baselines), "left_out": left_out}
     run.write_json("sites.json", config)
     (run.root / "plan.yaml").write_text(text, encoding="utf-8")
@@ -107,7 +107,8 @@ def carry_out(run: RunDir, progress: Progress | None = None, listener: Listener 
         config = run.read_json("sites.json")
         machine = config["machine"]
         federated = arms(list(config["sites"]), [], config.get("left_out"))[0]
-        with WorkerPool(machine["workers"], machine["threads"], run.root / "sites" / "workers.log", progress) as pool:
+        with open_engine(machine, run.root / "sites" / "workers.log", progress) as pool:
+            _note_workers(run, pool.workers)
             state = _carry_out_arm(run, plan, federated, config, pool, listener, None)
             # A site that never answered (no usable case, say) has no local baseline and no share in the pooled one.
             able = [site for site in config["sites"] if site in _seen(run)]
@@ -116,6 +117,13 @@ def carry_out(run: RunDir, progress: Progress | None = None, listener: Listener 
         return state
     finally:
         os.close(lock)
+
+
+def _note_workers(run: RunDir, workers: int) -> None:
+    """How many sites work at the same time is known when a cluster was seen; the report tells it."""
+    facts = run.read_json("run.json")
+    if facts["machine"].get("workers") != workers:
+        run.write_json("run.json", {**facts, "machine": {**facts["machine"], "workers": workers}})
 
 
 def _both(first: Listener, second: Listener | None) -> Listener:
@@ -156,7 +164,7 @@ def _baselines(
     plan: Plan,
     chosen: Sequence[Arm],
     config: dict[str, Any],
-    pool: WorkerPool,
+    pool: Engine,
     listener: Listener,
     rounds: int,
 ) -> None:
@@ -179,7 +187,7 @@ def _baseline(
     plan: Plan,
     arm: Arm,
     config: dict[str, Any],
-    pool: WorkerPool,
+    pool: Engine,
     listener: Listener,
     rounds: int,
 ) -> None:
@@ -197,7 +205,7 @@ def _carry_out_arm(
     plan: Plan,
     arm: Arm,
     config: dict[str, Any],
-    pool: WorkerPool,
+    pool: Engine,
     listener: Listener,
     fixed: int | None,
 ) -> State:
@@ -211,7 +219,7 @@ def _carry_out_arm(
     else:
         log.write("run_started", plan=plan.digest(), sites=list(arm.sites), seed=plan.seed)
     settings = {name: _setting(name, place, config) for name in {*arm.sites, *arm.testers}}
-    transport = LocalTransport(pool, place.root / "plan.json", settings)
+    transport = pool.transport(place.root / "plan.json", settings)
     return run_rounds(Run(plan, place, transport.ask, arm.sites, arm.testers, log, fixed))
 
 

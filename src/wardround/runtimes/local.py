@@ -1,7 +1,7 @@
 """All sites on this machine: a few worker processes take turns at playing the hospitals.
 
-The process that runs the rounds never imports torch. A worker that dies (killed, out of memory) is a
-site that failed in this round; the next task starts a new one.
+The process that runs the rounds never imports torch. Where a worker dies (killed, out of memory), a new one does
+its task once more; a site under whose task two have died is missing in this round.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from wardround.runtimes.frames import receive, send
 
 Progress = Callable[[str, str, int, int], None]
 SettingJson = dict[str, Any]
+TRIES = 2  # workers for one task, as in a network
 DIED = "the site's process ended before it answered (killed, or out of memory)"
 
 
@@ -29,6 +30,7 @@ class WorkerPool:
     """Worker processes shared by a run and its baselines."""
 
     def __init__(self, workers: int, threads: int, log: Path, progress: Progress | None = None) -> None:
+        self.workers = workers
         self._threads, self._log = threads, log
         self._progress = progress or (lambda *_: None)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="worker")
@@ -59,11 +61,22 @@ class WorkerPool:
                     pipe.close()
             process.wait()
 
-    def submit(self, message: dict[str, Any], task: Task, site: str) -> Any:
-        """A future of Answer or SiteFailed."""
-        return self._pool.submit(self._one, message, task, site)
+    def transport(self, plan_file: Path, settings: Mapping[str, SettingJson]) -> LocalTransport:
+        """To the sites of one run directory."""
+        return LocalTransport(self, plan_file, settings)
 
-    def _one(self, message: dict[str, Any], task: Task, site: str) -> Answer | SiteFailed:
+    def submit(self, message: dict[str, Any], task: Task, site: str, tries: int = 1) -> Any:
+        """A future of Answer or SiteFailed; ``tries`` workers may die under it."""
+        return self._pool.submit(self._one, message, task, site, tries)
+
+    def _one(self, message: dict[str, Any], task: Task, site: str, tries: int) -> Answer | SiteFailed:
+        for _ in range(tries):
+            if (result := self._try(message)) is not None:
+                return result
+        return SiteFailed(task=task.id, site=site, kind="error", reason=DIED)
+
+    def _try(self, message: dict[str, Any]) -> Answer | SiteFailed | None:
+        """What this thread's worker answers; None where it died."""
         begin = time.perf_counter()
         try:
             process = self._process()
@@ -72,19 +85,12 @@ class WorkerPool:
             for frame in receive(process.stdout):
                 if "progress" in frame:
                     self._progress(*frame["progress"])
-                elif "failed" in frame:
-                    return SiteFailed.model_validate(frame["failed"])
                 else:
-                    return _answer(frame, time.perf_counter() - begin)
+                    return result_of(frame, time.perf_counter() - begin)
         except OSError:
             pass  # the pipe broke: the worker died
         self._here.process = None
-        return SiteFailed(
-            task=task.id,
-            site=site,
-            kind="error",
-            reason=DIED,
-        )
+        return None
 
     def _process(self) -> subprocess.Popen[bytes]:
         """This thread's worker, started anew where it died."""
@@ -93,23 +99,25 @@ class WorkerPool:
             with self._lock:
                 if self._closed:
                     raise OSError("closing")
-                process = self._start()
+                process = start_worker(self._threads, self._log)
                 self._all.append(process)
             self._here.process = process
         return process
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        threads = str(self._threads)
-        env = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "wardround.runtimes.worker_process"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=env,
-                start_new_session=True,
-            )
+
+def start_worker(threads: int, log: Path) -> subprocess.Popen[bytes]:
+    """A worker process with ``threads`` processor threads, which speaks `frames`; its errors go to ``log``."""
+    count = str(threads)
+    env = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "wardround.runtimes.worker_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            env=env,
+            start_new_session=True,
+        )
 
 
 class LocalTransport:
@@ -120,18 +128,26 @@ class LocalTransport:
 
     def ask(self, task: Task, tensors: Path | None, sites: Sequence[str]) -> Iterator[Answer | SiteFailed]:
         """See `wardround.core.contracts.Transport`."""
-        message = {
-            "plan": str(self._plan_file),
-            "plan_digest": task.plan,
-            "task": task.model_dump(mode="json"),
-            "tensors": None if tensors is None else str(tensors),
-        }
-        futures = [self._pool.submit({**message, "setting": self._settings[site]}, task, site) for site in sites]
+        message = message_of(self._plan_file, task, tensors)
+        futures = [self._pool.submit({**message, "setting": self._settings[site]}, task, site, TRIES) for site in sites]
         for future in as_completed(futures):
             yield future.result()
 
 
-def _answer(frame: dict[str, Any], elapsed: float) -> Answer:
+def message_of(plan_file: Path, task: Task, tensors: Path | None) -> dict[str, Any]:
+    """A task as a worker process reads it; the site's ``setting`` is still to be added."""
+    return {
+        "plan": str(plan_file),
+        "plan_digest": task.plan,
+        "task": task.model_dump(mode="json"),
+        "tensors": None if tensors is None else str(tensors),
+    }
+
+
+def result_of(frame: dict[str, Any], elapsed: float) -> Answer | SiteFailed:
+    """What a worker process answered, ``elapsed`` seconds after it was asked."""
+    if "failed" in frame:
+        return SiteFailed.model_validate(frame["failed"])
     reply = Reply.model_validate(frame["reply"])
     seconds = getattr(reply.facts, "seconds", None)
     busy = seconds.total if seconds is not None else elapsed

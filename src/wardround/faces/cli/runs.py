@@ -20,6 +20,7 @@ from wardround.faces.report.page import write_report
 from wardround.planning.plan import load_plan
 from wardround.planning.sites import load_sites
 from wardround.runtimes.assemble import carry_out, create, load_run_plan
+from wardround.runtimes.engines import check_engine, move
 
 
 def run(  # noqa: PLR0913 - one for each option
@@ -41,8 +42,12 @@ def run(  # noqa: PLR0913 - one for each option
         bool, typer.Option("--leave-one-out", help="Also train without each site in turn, and test there.")
     ] = False,
     seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="Repeat with seeds 0 to N-1.")] = 1,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", help="Where the sites are played: local (default), ray, ray://HOST:PORT."),
+    ] = None,
 ) -> None:
-    """Train one model across the sites, on this machine.
+    """Train one model across the sites, on this machine or on a cluster.
 
     Example: `wardround run examples/hippocampus/plan.yaml --sites examples/hippocampus/sites.yaml
     --data-root ../shared/data --out runs/hippocampus --baseline pooled`
@@ -51,6 +56,8 @@ def run(  # noqa: PLR0913 - one for each option
     if seed is not None:
         loaded = loaded.model_copy(update={"seed": seed})
     file, folders = load_sites(sites, data_root)
+    check_engine(on or file.on)
+    file = file.model_copy(update={"on": on or file.on})
     chosen = baselines([*(baseline or [])], list(folders))
     place = RunDir((out or Path("runs") / f"{plan.parent.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve())
     if leave_one_out or seeds > 1:
@@ -63,7 +70,12 @@ def run(  # noqa: PLR0913 - one for each option
     go_on(place)
 
 
-def resume(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The run directory.")]) -> None:
+def resume(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The run directory.")],
+    on: Annotated[
+        str | None, typer.Option("--on", help="The new address of the cluster on which it began: ray://HOST:PORT.")
+    ] = None,
+) -> None:
     """Go on with a run after any interruption; the result is the same as without it.
 
     A run of a network goes on by itself while `wardround coordinator serve` runs.
@@ -72,6 +84,10 @@ def resume(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The ru
     """
     place = RunDir(directory.resolve())
     check_own(place)
+    if on is not None:
+        check_engine(on)
+        for member in runs_in(place):
+            move(member, on)
     go_on(place)
 
 
@@ -87,6 +103,14 @@ def check_own(place: RunDir) -> None:
             f"wardround coordinator resume {office} {place.root.name} goes on with it after a failure"
         )
     raise InputError(f"{place.root} holds the result of a run of a network: only its coordinator could go on with it")
+
+
+def runs_in(place: RunDir) -> list[RunDir]:
+    """The run, or all runs of a study or of a cross-validation."""
+    study = read_study(place)
+    if study is not None:
+        return [RunDir(place.root / member.folder) for member in study.members]
+    return folds(place) or [place]
 
 
 def go_on(place: RunDir) -> None:
