@@ -66,7 +66,9 @@ def _certificate(
 ) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     building = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
-    building = building.serial_number(x509.random_serial_number()).not_valid_before(end - 400 * DAY).not_valid_after(end)
+    building = (
+        building.serial_number(x509.random_serial_number()).not_valid_before(end - 400 * DAY).not_valid_after(end)
+    )
     return building.add_extension(x509.BasicConstraints(authority, None), critical=True).sign(signer, SHA256())
 
 

@@ -209,8 +209,8 @@ class Home:
         """Raises InputError where this site's requests do not go over HTTPS."""
         if self.settings().carrier != "https":
             raise InputError(
-                f"{self.root} is a site of an NVFlare federation: its own NVFlare client serves it (startup/start.sh of "
-                "its startup kit), and renews its key"
+                f"{self.root} is a site of an NVFlare federation: its own NVFlare client serves it (startup/start.sh "
+                "of its startup kit), and renews its key"
             )
 
     def write_settings(self, settings: SiteSettings) -> None:

@@ -22,6 +22,7 @@ from wardround.runtimes.https.transport import needed
 
 STARTS = 90.0  # seconds in which a submitted job must begin
 GATHER = 15.0  # seconds for which a server that came up is given, until all sites are back
+REST, LONGEST = 10.0, 300.0  # seconds between jobs of which none carried the run out: the first pause, the longest
 AWAY = 45.0  # seconds after which a site that is connected takes no part in the job
 
 
@@ -69,6 +70,7 @@ class Keeper:
         self._up: tuple[str, float] = ("", 0.0)  # which start of the server, since when
         self._idle: float | None = None  # since when a job is there and nobody carries the run out
         self._called: dict[str, float] = {}  # when a site that was called back had been heard of last
+        self._vain, self._again = 0, 0.0  # jobs in a row that carried nothing out; when the next may be submitted
         self._down = False
 
     def step(self, name: str) -> str | None:
@@ -97,7 +99,7 @@ class Keeper:
         if seen.started != self._up[0]:
             self._up = seen.started, now
         if self._held():
-            self._idle = None
+            self._idle, self._vain, self._again = None, 0, 0.0
             self._call_back(seen)
             return
         if seen.jobs:
@@ -110,6 +112,9 @@ class Keeper:
         here = len(set(self._sites) & set(seen.sites))
         if here < needed(self._plan, len(self._sites)) or (here < len(self._sites) and now - self._up[1] < GATHER):
             return
+        if now < self._again:
+            return
+        self._again, self._vain = now + min(LONGEST, REST * 2.0**self._vain), self._vain + 1
         self._idle = now
         self._say(f"submitted job {self._network.submit(self._job)[:8]}, {here} of {len(self._sites)} sites connected")
 

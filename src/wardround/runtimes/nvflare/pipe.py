@@ -130,7 +130,10 @@ class Bridge:
             "path": path,
             "raw_path": path.encode("latin-1", "replace"),
             "query_string": query.encode("latin-1", "replace"),
-            "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers],
+            "headers": [
+                (name.encode("latin-1", "replace"), value.encode("latin-1", "replace"))
+                for name, value in request.headers
+            ],
             "client": (sender, 0),
             "state": {},
         }
