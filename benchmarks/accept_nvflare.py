@@ -118,7 +118,7 @@ def trains_and_survives(world: FlareWorld, rounds: int) -> list[str]:
     scores = [json.loads((where / "scores.json").read_text())["sites"] for where in (place.root, near)]
     events = [event["event"] for event in world.events(digest)]
     return [
-        f"Three sites, all approved, {rounds} rounds, quorum 2, fp32. First round {first:.1f} s after the last approval.",
+        f"Three sites, all approved, {rounds} rounds, quorum 2, fp32; first round {first:.1f} s after the last yes.",
         "Nobody did anything after the kills: the kits' scripts, the launcher and `wardround nvflare keep` did.",
         "",
         "| | s from the kill to the end of the next round | s after the process was back | below 30 s |",
@@ -233,7 +233,7 @@ def main() -> None:
             lines = [
                 "# NVFlare: what must be true",
                 "",
-                f"Printed by `python benchmarks/accept_nvflare.py` ({datetime.now(UTC):%Y-%m-%d}, {platform.machine()},",
+                f"Printed by `benchmarks/accept_nvflare.py` ({datetime.now(UTC):%Y-%m-%d}, {platform.machine()},",
                 f"{os.cpu_count()} cores, no GPU, NVFlare {metadata.version('nvflare')}). Provisioned with `wardround",
                 "nvflare provision`: mutual TLS over gRPC, `byoc` none for every role, one class allowed on each side.",
             ]

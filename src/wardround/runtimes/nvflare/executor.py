@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from logging import ERROR
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -36,6 +37,7 @@ from wardround.runtimes.nvflare.messages import (
 from wardround.runtimes.nvflare.pipe import PipeLink, Request, Response
 from wardround.runtimes.nvflare.places import SitePlace, read_place
 
+LOST = 5.0  # seconds in which every request failed, after which the site folder is left to another job's process
 AGAIN = 1.0  # seconds between two tries of what cannot be done yet
 HOLD = 2.0  # seconds that a poll is held open: so soon a job can end
 WAIT = 20.0  # seconds for an enrolment
@@ -46,7 +48,7 @@ class WardRoundExecutor(Executor):  # type: ignore[misc, unused-ignore] # NVFlar
 
     def __init__(self) -> None:
         super().__init__()
-        self._stop = threading.Event()
+        self._stop, self._lost = threading.Event(), threading.Event()
         self._serving: threading.Thread | None = None
 
     def execute(self, task_name: str, shareable: Any, fl_ctx: Any, abort_signal: Any) -> Any:  # noqa: ARG002
@@ -71,20 +73,17 @@ class WardRoundExecutor(Executor):  # type: ignore[misc, unused-ignore] # NVFlar
             place = read_place(local, SitePlace)
             home = Home(Path(place.folder))
             home.make()
-            lock = self._held(home)
-        except WardRoundError as error:
-            say("cannot_serve", level=ERROR, reason=str(error))
-            return
-        if lock is None:
-            return
-        try:
             _log(home)
-            if self._enrolled(home, place, kit, name, engine):
-                self._attend(home, engine)
+            while (lock := self._held(home)) is not None:
+                try:
+                    self._lost.clear()
+                    if self._enrolled(home, place, kit, name, engine):
+                        self._attend(home, engine)
+                finally:
+                    os.close(lock)
+                self._stop.wait(3 * AGAIN)  # another job's process may wait for the folder
         except Exception as error:  # noqa: BLE001 - a thread's fault would be seen by nobody
             say("cannot_serve", level=ERROR, reason=f"{type(error).__name__}: {error}")
-        finally:
-            os.close(lock)
 
     def _held(self, home: Home) -> int | None:
         """The site folder's lock: another job's process may hold it, or one that is just dying."""
@@ -96,8 +95,8 @@ class WardRoundExecutor(Executor):  # type: ignore[misc, unused-ignore] # NVFlar
         return None
 
     def _enrolled(self, home: Home, place: SitePlace, kit: Path, name: str, engine: Any) -> bool:
-        tell = TellOnce()
-        while not self._stop.is_set():
+        tell, end = TellOnce(), time.monotonic() + WAIT
+        while not self._stop.is_set() and time.monotonic() < end:
             try:
                 enrol(home, place, kit, name, lambda body: body_of(_ask(engine, ENROL, pack_body(body), WAIT)))
                 return True
@@ -107,25 +106,33 @@ class WardRoundExecutor(Executor):  # type: ignore[misc, unused-ignore] # NVFlar
         return False
 
     def _attend(self, home: Home, engine: Any) -> None:
+        failing: float | None = None  # since when
+
         def carry(request: Request, seconds: float) -> Response:
+            nonlocal failing
             try:
-                return response_of(_ask(engine, REQUEST, pack_request(request), seconds))
-            except ValueError as error:
-                raise ConnectionError(f"no answer that is understood: {error}") from error
+                response = response_of(_ask(engine, REQUEST, pack_request(request), seconds))
+            except (OSError, ValueError) as error:
+                failing = time.monotonic() if failing is None else failing
+                if time.monotonic() - failing > LOST:
+                    self._lost.set()
+                raise ConnectionError(str(error)) from error
+            failing = None
+            return response
 
         patience = Patience(first=0.2, longest=2.0, pause=self._pause, tell=TellOnce())
         link = PipeLink(carry, "NVFlare")
         agent = Agent(home, Parts(patience=patience, hold=Hold(HOLD), link=lambda _home, _settings: link, renews=False))
         with contextlib.suppress(_Over):
-            agent.serve(lambda: not self._stop.is_set())
+            agent.serve(lambda: not (self._stop.is_set() or self._lost.is_set()))
 
     def _pause(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
+        if self._stop.wait(seconds) or self._lost.is_set():
             raise _Over
 
 
 class _Over(BaseException):
-    """The job ends: no exception that anything on the way would take for a fault."""
+    """The job ends, or reaches nobody: no exception that anything on the way would take for a fault."""
 
 
 def _ask(engine: Any, topic: str, message: Any, seconds: float) -> Any:

@@ -23,7 +23,7 @@ from wardround.runtimes.https.transport import needed
 STARTS = 90.0  # seconds in which a submitted job must begin
 GATHER = 15.0  # seconds for which a server that came up is given, until all sites are back
 REST, LONGEST = 10.0, 300.0  # seconds between jobs of which none carried the run out: the first pause, the longest
-AWAY = 45.0  # seconds after which a site that is connected takes no part in the job
+AWAY = 60.0  # seconds after which a site that is connected takes no part in the job
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Keeper:
         self._idle: float | None = None  # since when a job is there and nobody carries the run out
         self._called: dict[str, float] = {}  # when a site that was called back had been heard of last
         self._vain, self._again = 0, 0.0  # jobs in a row that carried nothing out; when the next may be submitted
+        self._held_since = 0.0
         self._down = False
 
     def step(self, name: str) -> str | None:
@@ -99,9 +100,11 @@ class Keeper:
         if seen.started != self._up[0]:
             self._up = seen.started, now
         if self._held():
+            self._held_since = self._held_since or now
             self._idle, self._vain, self._again = None, 0, 0.0
             self._call_back(seen)
             return
+        self._held_since = 0.0
         if seen.jobs:
             self._idle = now if self._idle is None else self._idle
             if now - self._idle < STARTS:
@@ -124,7 +127,7 @@ class Keeper:
             return
         for site, (heard, _) in self._office.store.seen().items():
             away = site in self._sites and site in seen.sites and time.time() - heard > AWAY
-            if away and self._called.get(site) != heard and self._clock() - self._up[1] > AWAY:
+            if away and self._called.get(site) != heard and self._clock() - self._held_since > AWAY:
                 self._called[site] = heard
                 self._say(f"{site} is back and has no part in the job: a new job takes the place of the present one")
                 for job in seen.jobs:
