@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch is installed by itself first: a later package must not swap its build.
 TORCH := torch==2.13.0
 
-.PHONY: demo test check install format bench bench-network accept accept-network clean
+.PHONY: demo test check install format bench bench-network accept accept-network accept-nvflare clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Ward Round needs Python 3.11 to 3.13, this is %d.%d: set PYTHON=python3.12, say" % v)'
@@ -20,7 +20,7 @@ demo: install ## four synthetic hospitals train one model; ends with a table and
 	$(BIN)/wardround demo
 
 test: install ## all tests but the slow ones (make accept-network)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not engine"
 
 check: install ## style, types, floors
 	$(BIN)/ruff check .
@@ -42,6 +42,11 @@ accept-network: install ## real processes: the same weights as on one machine; k
 	$(BIN)/python benchmarks/accept_network.py
 	$(BIN)/python benchmarks/kill_matrix.py
 	$(BIN)/python -m pytest -m slow
+
+accept-nvflare: install ## a provisioned NVFlare federation on this machine: kills, consent, refused jobs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[nvflare]'
+	$(BIN)/python benchmarks/accept_nvflare.py --out docs/results/nvflare.md
+	$(BIN)/python -m pytest tests/flare tests/journeys/test_nvflare.py
 
 accept: install ## slow proofs on real images (needs ../shared/data); writes docs/results
 	$(BIN)/python benchmarks/accept.py

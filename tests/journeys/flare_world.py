@@ -39,6 +39,7 @@ class FlareWorld:
         path = f"{Path(sys.executable).parent}:{plain['PATH']}"
         self.env = {**plain, "PATH": path, "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.jobs: dict[str, Path] = {}  # folders, by digest
 
     def __enter__(self) -> Self:
         return self
@@ -85,17 +86,20 @@ class FlareWorld:
             self.start(name)
 
     def write_job(self, plan: Path) -> str:
-        """Make ``job``; returns the plan's digest."""
-        said = self.run("nvflare", "job", plan, "--sites", ",".join(self.names), "--out", self.root / "job")
-        return next(line.split()[1] for line in said.splitlines() if line.startswith("digest"))
+        """Make a job; returns the plan's digest."""
+        folder = self.root / f"job-{plan.stem}"
+        said = self.run("nvflare", "job", plan, "--sites", ",".join(self.names), "--out", folder)
+        digest = next(line.split()[1] for line in said.splitlines() if line.startswith("digest"))
+        self.jobs[digest] = folder
+        return digest
 
-    def keep(self) -> None:
-        """Submit the job and look after it, in a process of its own."""
+    def keep(self, digest: str) -> None:
+        """Submit its job and look after it, in a process of its own."""
         with (self.root / "keep.log").open("ab") as log:
             command = [
                 "nvflare",
                 "keep",
-                str(self.root / "job"),
+                str(self.jobs[digest]),
                 "--admin",
                 str(self.kits / ADMIN),
                 "--dir",
@@ -132,7 +136,7 @@ class FlareWorld:
     # -- looking
 
     def home(self, name: str) -> Home:
-        return Home(self.root / f"site_{name}")
+        return Home(self.root / f"home_{name}")
 
     def place(self, digest: str) -> RunDir:
         return RunDir(self.dir / "runs" / digest[:12])
@@ -143,6 +147,10 @@ class FlareWorld:
     def rounds(self, digest: str) -> int:
         """Rounds that ended so far."""
         return len(self.events(digest, "round_ended"))
+
+    def jobs_submitted(self) -> list[str]:
+        """What `keep` says of each job that it submitted."""
+        return [line for line in (self.root / "keep.log").read_text().splitlines() if " submitted job " in line]
 
     def state(self, digest: str) -> str:
         runs = json.loads(self.run("coordinator", "status", self.dir, "--json"))["runs"]

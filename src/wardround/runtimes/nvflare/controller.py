@@ -128,6 +128,8 @@ class WardRoundController(Controller):  # type: ignore[misc, unused-ignore] # NV
         sender = str(peer.get_identity_name())[:64] if peer is not None else "?"
         try:
             return pack_response(self._bridge.answer(sender, request_of(request)))
+        except ConnectionError:
+            return make_reply(ReturnCode.SERVICE_UNAVAILABLE)
         except ValueError:
             return make_reply(ReturnCode.BAD_REQUEST_DATA)
 

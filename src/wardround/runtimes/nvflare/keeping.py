@@ -21,7 +21,7 @@ from wardround.runtimes.https.office import Office
 from wardround.runtimes.https.transport import needed
 
 STARTS = 90.0  # seconds in which a submitted job must begin
-GATHER = 15.0  # seconds for which a server that came up is given, until all sites are back
+GATHER = 12.0  # seconds that a server that came up is given, until all sites are back: they beat every 10
 REST, LONGEST = 10.0, 300.0  # seconds between jobs of which none carried the run out: the first pause, the longest
 AWAY = 60.0  # seconds after which a site that is connected takes no part in the job
 

@@ -90,7 +90,13 @@ class Bridge:
         self._closed = False
 
     def answer(self, sender: str, request: Request) -> Response:
-        """What the application says. ``sender`` is only remembered: who asks shows in the signature."""
+        """What the application says. ``sender`` is only remembered: who asks shows in the signature.
+
+        Raises:
+            ConnectionError: it was closed.
+        """
+        if self._closed:
+            raise ConnectionError("the application has ended")
         response: Response = self._run(self._serve(sender, request))
         if request.target == NEXT and response.status == 200:
             self._resting[sender] = json.loads(response.body)["do"]["kind"] == "nothing"
