@@ -88,8 +88,8 @@ def in_training(world: FlareWorld, digest: str, least: int) -> None:
 def kill_and_wait(world: FlareWorld, digest: str, module: str, kit: str) -> tuple[float, float]:
     """Seconds from a kill, and from when the process was there again, until the next round ended."""
     in_training(world, digest, world.rounds(digest) + 1)
-    killed = world.kill(module, kit)
-    until(lambda: list(world.processes(module, kit)), f"{module} is back", LONG)
+    old, killed = world.kill(module, kit)
+    until(lambda: {pid for pid, _ in world.processes(module, kit)} - {old}, f"{module} is back", LONG)
     back = time.time()
     took = next_round(world, digest, killed)
     return took, max(0.0, took - (back - killed))
@@ -118,7 +118,7 @@ def trains_and_survives(world: FlareWorld, rounds: int) -> list[str]:
     return [
         f"Three sites, all approved, {rounds} rounds, quorum 2, fp32; first round {first:.1f} s after the last yes.",
         "Nobody did anything after the kills: the kits' scripts, the launcher and `wardround nvflare keep` did.",
-        f"The machine was shared: load {loads[0]:.1f} at the beginning, {loads[1]:.1f} at the end (federation included).",
+        f"The machine was shared: load {loads[0]:.1f} before, {loads[1]:.1f} after (federation included).",
         "",
         "| | s from the kill to the end of the next round | s after the process was back | below 30 s |",
         "|---|---|---|---|",

@@ -168,6 +168,27 @@ def test_an_outage_is_told_once(world: World) -> None:
     assert len(world.said) == 1
 
 
+def test_a_site_that_was_not_there_when_the_job_began_is_given_the_next_one(world: World) -> None:
+    world.office.store.saw("C")
+    world.network.sites = {"A", "B"}
+    world.step()
+    world.step(GATHER)
+    assert world.network.submitted == 1
+    world.hold()
+    world.office.store.set_run(PLAN.digest(), "running")
+    world.step()
+    assert world.network.aborted == []
+    world.network.sites = set(SITES)
+    world.step()
+    assert world.network.aborted == ["job-1"]
+    world.die()
+    world.step()
+    assert world.network.submitted == 2
+    world.hold()
+    world.step()
+    assert world.network.aborted == ["job-1"]
+
+
 def test_a_site_that_came_back_is_called_in_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.step()
     world.hold()

@@ -166,9 +166,9 @@ class FlareWorld:
                 if inside in command and module in command and int(folder.name) != os.getpid():
                     yield int(folder.name), command
 
-    def kill(self, module: str, kit: str) -> float:
-        """``kill -9`` the process that runs a module in a kit; returns when."""
+    def kill(self, module: str, kit: str) -> tuple[int, float]:
+        """``kill -9`` the process that runs a module in a kit; returns which, and when."""
         pids = [pid for pid, _ in self.processes(module, kit)]
         assert len(pids) == 1, pids
         os.kill(pids[0], signal.SIGKILL)
-        return time.time()
+        return pids[0], time.time()

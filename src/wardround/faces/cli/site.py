@@ -147,8 +147,8 @@ def _last_head(folder: Path) -> SignedHead | None:
     from wardround.runtimes.https.heads import last_signed  # noqa: PLC0415 - keeps the command line's start fast
     from wardround.runtimes.https.home import Home  # noqa: PLC0415
 
-    over_https = Home(folder).settings().carrier == "https"  # another carrier carries nothing for a command
-    return last_signed(folder) if over_https else None
+    Home(folder).check_carrier()
+    return last_signed(folder)
 
 
 site_consent.register(site_app, _last_head)

@@ -27,7 +27,7 @@ from wardround.runtimes.https.people import Person, act
 from wardround.runtimes.https.people_wire import Submit
 from wardround.runtimes.nvflare.enrolment import hold_places, register
 from wardround.runtimes.nvflare.job import PLAN
-from wardround.runtimes.nvflare.messages import ENROL, REQUEST, body_of, pack_body, pack_response, request_of
+from wardround.runtimes.nvflare.messages import ALIVE, ENROL, REQUEST, body_of, pack_body, pack_response, request_of
 from wardround.runtimes.nvflare.pipe import Bridge
 from wardround.runtimes.nvflare.places import ServerPlace, read_place
 
@@ -71,6 +71,7 @@ class WardRoundController(Controller):  # type: ignore[misc, unused-ignore] # NV
             return
         self._engine.register_aux_message_handler(ENROL, self._enrol)
         self._engine.register_aux_message_handler(REQUEST, self._answer)
+        self._engine.register_aux_message_handler(ALIVE, self._alive)
 
     def control_flow(self, abort_signal: Any, fl_ctx: Any) -> None:
         """Until the run is over, or NVFlare ends the job."""
@@ -122,16 +123,26 @@ class WardRoundController(Controller):  # type: ignore[misc, unused-ignore] # NV
         except ValueError:
             return make_reply(ReturnCode.BAD_REQUEST_DATA)
 
+    def _alive(self, topic: str, request: Any, fl_ctx: Any) -> Any:  # noqa: ARG002
+        assert self._office is not None  # noqa: S101 - opened before
+        if (sender := _sender(fl_ctx)) in self._sites:  # it only says that a process of the job is there
+            self._office.store.saw(sender)
+        return make_reply(ReturnCode.OK)
+
     def _answer(self, topic: str, request: Any, fl_ctx: Any) -> Any:  # noqa: ARG002
         assert self._bridge is not None  # noqa: S101 - opened before
-        peer = fl_ctx.get_peer_context()
-        sender = str(peer.get_identity_name())[:64] if peer is not None else "?"
         try:
-            return pack_response(self._bridge.answer(sender, request_of(request)))
+            return pack_response(self._bridge.answer(_sender(fl_ctx), request_of(request)))
         except ConnectionError:
             return make_reply(ReturnCode.SERVICE_UNAVAILABLE)
         except ValueError:
             return make_reply(ReturnCode.BAD_REQUEST_DATA)
+
+
+def _sender(fl_ctx: Any) -> str:
+    """Who NVFlare says sends this. Nothing that matters rests on it."""
+    peer = fl_ctx.get_peer_context()
+    return str(peer.get_identity_name())[:64] if peer is not None else "?"
 
 
 def _say(event: str, facts: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from wardround.runtimes.https.logs import Json, TellOnce, say, set_up
 from wardround.runtimes.https.patience import Hold, Patience
 from wardround.runtimes.nvflare.enrolment import enrol
 from wardround.runtimes.nvflare.messages import (
+    ALIVE,
     ENROL,
     REQUEST,
     arrived,
@@ -40,6 +41,7 @@ from wardround.runtimes.nvflare.places import SitePlace, read_place
 LOST = 5.0  # seconds in which every request failed, after which the site folder is left to another job's process
 AGAIN = 1.0  # seconds between two tries of what cannot be done yet
 HOLD = 2.0  # seconds that a poll is held open: so soon a job can end
+PULSE = 10.0  # seconds between two signs that this site has a process in the job, whatever that is doing
 WAIT = 20.0  # seconds for an enrolment
 
 
@@ -74,6 +76,7 @@ class WardRoundExecutor(Executor):  # type: ignore[misc, unused-ignore] # NVFlar
             home = Home(Path(place.folder))
             home.make()
             _log(home)
+            threading.Thread(target=self._pulse, args=(engine,), daemon=True).start()
             while (lock := self._held(home)) is not None:
                 try:
                     self._lost.clear()
@@ -84,6 +87,11 @@ class WardRoundExecutor(Executor):  # type: ignore[misc, unused-ignore] # NVFlar
                 self._stop.wait(3 * AGAIN)  # another job's process may wait for the folder
         except Exception as error:  # noqa: BLE001 - a thread's fault would be seen by nobody
             say("cannot_serve", level=ERROR, reason=f"{type(error).__name__}: {error}")
+
+    def _pulse(self, engine: Any) -> None:
+        while not self._stop.wait(PULSE):
+            with contextlib.suppress(OSError):
+                _ask(engine, ALIVE, pack_body(b""), PULSE)
 
     def _held(self, home: Home) -> int | None:
         """The site folder's lock: another job's process may hold it, or one that is just dying."""

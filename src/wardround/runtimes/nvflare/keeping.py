@@ -72,6 +72,7 @@ class Keeper:
         self._called: dict[str, float] = {}  # when a site that was called back had been heard of last
         self._vain, self._again = 0, 0.0  # jobs in a row that carried nothing out; when the next may be submitted
         self._held_since = 0.0
+        self._given: set[str] = set(self._sites)  # sites that the present job has, as far as is known
         self._down = False
 
     def step(self, name: str) -> str | None:
@@ -112,13 +113,14 @@ class Keeper:
             for job in seen.jobs:
                 self._say(f"job {job[:8]} does not begin: it is ended")
                 self._network.abort(job)
-        here = len(set(self._sites) & set(seen.sites))
+        present = set(self._sites) & set(seen.sites)
+        here = len(present)
         if here < needed(self._plan, len(self._sites)) or (here < len(self._sites) and now - self._up[1] < GATHER):
             return
         if now < self._again:
             return
         self._again, self._vain = now + min(LONGEST, REST * 2.0**self._vain), self._vain + 1
-        self._idle = now
+        self._idle, self._given = now, present
         self._say(f"submitted job {self._network.submit(self._job)[:8]}, {here} of {len(self._sites)} sites connected")
 
     def _call_back(self, seen: Seen) -> None:
@@ -126,8 +128,10 @@ class Keeper:
         if self._state() != "running":
             return
         for site, (heard, _) in self._office.store.seen().items():
-            away = site in self._sites and site in seen.sites and time.time() - heard > AWAY
-            if away and self._called.get(site) != heard and self._clock() - self._held_since > AWAY:
+            if site not in self._sites or site not in seen.sites or self._called.get(site) == heard:
+                continue
+            silent = time.time() - heard > AWAY and self._clock() - self._held_since > AWAY
+            if silent or site not in self._given:
                 self._called[site] = heard
                 self._say(f"{site} is back and has no part in the job: a new job takes the place of the present one")
                 for job in seen.jobs:

@@ -10,7 +10,7 @@ from nvflare.apis.shareable import ReturnCode, Shareable
 from wardround.runtimes.https.wire import PIECE
 from wardround.runtimes.nvflare.pipe import Request, Response
 
-REQUEST, ENROL = "wardround.request", "wardround.enrol"  # topics of auxiliary messages
+REQUEST, ENROL, ALIVE = "wardround.request", "wardround.enrol", "wardround.alive"  # topics of auxiliary messages
 HEAD, BODY = "wardround_head", "wardround_body"
 MOST = PIECE + (1 << 20)
 
