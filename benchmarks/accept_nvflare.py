@@ -218,6 +218,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the page there too")
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--keep", type=Path, help="a folder to work in, which is not removed")
+    parser.add_argument("--part", type=int, choices=(1, 2, 3), help="only this one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="wardround-nvflare-") as folder:
         root = args.keep or Path(folder)
@@ -236,7 +237,7 @@ def main() -> None:
                 f"{os.cpu_count()} cores, no GPU, NVFlare {metadata.version('nvflare')}). Provisioned with `wardround",
                 "nvflare provision`: mutual TLS over gRPC, `byoc` none for every role, one class allowed on each side.",
             ]
-            for title, part in parts:
+            for title, part in parts[args.part - 1 : args.part] if args.part else parts:
                 lines += ["", f"## {title}", "", *part()]
                 print("\n".join(lines[-40:]), flush=True)
     text = "\n".join(lines) + "\n"
