@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from network_world import until
 from tiny import write_sites
 from wardround.core.rundir import RunDir
 from wardround.planning.plan import load_plan
+from wardround.runtimes.https.networked import make_run_dir
+from wardround.runtimes.https.office import open_office
 
 
 class Flare(World):
@@ -47,11 +50,22 @@ class Flare(World):
 
     def start(self, plan: Path) -> Path:
         digest = self.flare.write_job(plan)
+        place = make_run_dir(self.flare.dir, load_plan(plan), SITES)
+        before = len(self._submitted())
         self.flare.keep(digest)
-        self.flare.approve(digest, *SITES)
-        place = self.flare.place(digest).root
-        until((place / "plan.json").is_file, "the run directory is there", LONG)
-        return place
+        until(lambda: len(self._submitted()) > before, "the job is submitted", LONG)
+        lock = place.lock()  # until all have approved: with two of three the run would begin without the third
+        try:
+            self.flare.approve(digest, *SITES)
+            office = open_office(self.flare.dir)
+            until(lambda: set(office.store.standings(digest).values()) == {"approved"}, "all have approved", LONG)
+            office.close()
+        finally:
+            os.close(lock)
+        return place.root
+
+    def _submitted(self) -> list[str]:
+        return self.flare.jobs_submitted() if (self.root / "keep.log").is_file() else []
 
     def wait(self, place: Path) -> None:
         self._kept(place, 0)
