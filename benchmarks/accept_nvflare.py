@@ -111,6 +111,8 @@ def trains_and_survives(world: FlareWorld, rounds: int) -> list[str]:
     plan, busy = plan_of(world, "survives", rounds, seed=1), os.getloadavg()[0]
     digest = begin(world, plan, *world.names)
     approved = time.time()
+    began = datetime.fromisoformat(until(lambda: world.events(digest, "run_started"), "it begins", LONG)[0]["time"])
+    start = after(world, digest, began.timestamp(), "site_described")
     first = after(world, digest, approved, "round_ended")
     cases: dict[str, tuple[str, str]] = {
         "a site's job process": (JOB_AT_SITE, "B"),
@@ -132,6 +134,7 @@ def trains_and_survives(world: FlareWorld, rounds: int) -> list[str]:
         f"Three sites, all approved, {rounds} rounds, quorum 2, fp32; first round {first:.1f} s after the last yes.",
         "Nobody did anything after the kills: the kits' scripts, the launcher and `wardround nvflare keep` did.",
         f"The machine was shared: load {loads[0]:.1f} before, {loads[1]:.1f} after (federation included).",
+        f"A round after a kill waits for new worker processes, which import torch: the first ones took {start:.1f} s.",
         "",
         "| | s from the kill until a site has its task again | until the end of the next round "
         "| that, from when the process was back | below 30 s |",
