@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch is installed by itself first: a later package must not swap its build.
 TORCH := torch==2.13.0
 
-.PHONY: demo test check install format bench bench-network accept accept-network accept-ray clean
+.PHONY: demo test check install format bench bench-network accept accept-network accept-ray accept-nvflare clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Ward Round needs Python 3.11 to 3.13, this is %d.%d: set PYTHON=python3.12, say" % v)'
@@ -20,7 +20,7 @@ demo: install ## four synthetic hospitals train one model; ends with a table and
 	$(BIN)/wardround demo
 
 test: install ## all tests but the slow ones (make accept-network)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not engine"
 
 check: install ## style, types, floors
 	$(BIN)/ruff check .
@@ -47,6 +47,11 @@ accept-ray: install ## two Ray nodes on this machine, 40 sites, kills, speed; th
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python benchmarks/accept_ray.py --out docs/results/ray.md
 	$(BIN)/python -m pytest -m engine
+
+accept-nvflare: install ## a provisioned NVFlare federation on this machine: kills, consent, refused jobs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[nvflare]'
+	$(BIN)/python benchmarks/accept_nvflare.py --out docs/results/nvflare.md
+	$(BIN)/python -m pytest tests/flare tests/journeys/test_nvflare.py
 
 accept: install ## slow proofs on real images (needs ../shared/data); writes docs/results
 	$(BIN)/python benchmarks/accept.py

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from engine_contract import References, World, plan_file, spoiled
 from engines import ENGINES, Local
+from flare_engine import Flare
 
 
 def _engine(engine: type[World]) -> Any:
@@ -16,7 +17,7 @@ def _engine(engine: type[World]) -> Any:
     return pytest.param(engine, id=engine.name, marks=marks)
 
 
-@pytest.fixture(scope="module", params=[_engine(engine) for engine in ENGINES])
+@pytest.fixture(scope="module", params=[_engine(engine) for engine in (*ENGINES, Flare)])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with request.param(tmp_path_factory.mktemp(request.param.name)) as made:
         yield made

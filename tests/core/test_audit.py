@@ -218,6 +218,22 @@ def test_an_entry_is_found_without_reading_all(tmp_path: Path) -> None:
     assert log.hash_at(-1) is None
 
 
+@settings(deadline=None)
+@given(lengths=st.lists(st.integers(0, 60), min_size=1, max_size=12))
+def test_every_entry_is_found_wherever_its_line_begins(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
+) -> None:
+    path, mark = tmp_path_factory.mktemp("found") / "audit.jsonl", Mark(0, NOTHING)
+    lines, hashes = b"", []
+    for length in lengths:
+        line, mark = make_entry(mark, "asked", {"what": "x" * length})
+        lines += line
+        path.write_bytes(lines)
+        hashes.append(mark.hash)
+        log = AuditLog(path)
+        assert [log.hash_at(number + 1) for number in range(len(hashes))] == hashes
+
+
 def test_entries_are_bounded_whatever_they_tell(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
     log.append("refused", reason="ä" * MOST_FACTS)

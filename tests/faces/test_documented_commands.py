@@ -10,12 +10,13 @@ import typer
 
 from wardround.faces.cli.app import app
 from wardround.faces.cli.coordinator import coordinator_app
+from wardround.faces.cli.nvflare import nvflare_app
 from wardround.faces.cli.site import site_app
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted((DOCS / "how-to").glob("*.md"))
-GROUPS = {"site": site_app, "coordinator": coordinator_app}
-USE = re.compile(r"\bwardround (?:(site|coordinator) )?([a-z]+)((?:[^`|;#\n]|\\\n)*)")
+GROUPS = {"site": site_app, "coordinator": coordinator_app, "nvflare": nvflare_app}
+USE = re.compile(r"\bwardround (?:(site|coordinator|nvflare) )?([a-z]+)((?:[^`|;#\n]|\\\n)*)")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 
 

@@ -106,8 +106,8 @@ def find_entry(file: IO[bytes], number: int) -> dict[str, Any] | None:
     low, high = 0, os.fstat(file.fileno()).st_size
     while low < high:  # the entry begins in low..high, and low is the beginning of a line
         middle = (low + high) // 2
-        file.seek(middle)
-        if middle > low:
+        file.seek(max(low, middle - 1))
+        if middle > low:  # from the byte before: a line that begins right there is not passed over
             file.readline(LINE + 1)
         begin = file.tell()
         entry = parse_entry(file.readline(LINE + 1))

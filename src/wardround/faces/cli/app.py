@@ -19,6 +19,7 @@ from wardround.faces.cli.check import check
 from wardround.faces.cli.compare import compare
 from wardround.faces.cli.coordinator import coordinator_app
 from wardround.faces.cli.demo import demo
+from wardround.faces.cli.nvflare import nvflare_app
 from wardround.faces.cli.plans import plan_app
 from wardround.faces.cli.purge import purge
 from wardround.faces.cli.report import report
@@ -39,6 +40,7 @@ for command in (demo, check, run, resume, compare, evaluate, predict, adapt, rep
 app.add_typer(plan_app, name="plan")
 app.add_typer(coordinator_app, name="coordinator")
 app.add_typer(site_app, name="site")
+app.add_typer(nvflare_app, name="nvflare")
 
 
 @app.callback(invoke_without_command=True)

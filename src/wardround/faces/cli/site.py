@@ -82,6 +82,7 @@ def serve(directory: Dir = None, largest_batch: LargestBatch = None) -> None:
 
     os.umask(0o077)
     home = Home.find(directory)
+    home.check_carrier()
     lock = home.lock()
     keep_batch(home, largest_batch)
     _log(home)
@@ -112,6 +113,7 @@ def rekey(
     from wardround.runtimes.https.home import Home  # noqa: PLC0415
 
     home = Home.find(directory)
+    home.check_carrier()
     settings = joining.rekey(home, None if invitation is None else _read(invitation))
     AuditLog(home.audit).append("key_renewed", expires=settings.expires)
     print(f"{settings.name} has a new key, good until {_day(settings.expires)}")
@@ -143,7 +145,9 @@ def status(
 
 def _last_head(folder: Path) -> SignedHead | None:
     from wardround.runtimes.https.heads import last_signed  # noqa: PLC0415 - keeps the command line's start fast
+    from wardround.runtimes.https.home import Home  # noqa: PLC0415
 
+    Home(folder).check_carrier()
     return last_signed(folder)
 
 

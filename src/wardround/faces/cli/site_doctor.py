@@ -39,6 +39,7 @@ def doctor(
     from wardround.runtimes.https.home import Home  # noqa: PLC0415
 
     home = Home.find(directory)
+    home.check_carrier()
     with _status(json_) as tell:
         findings = list(examine(home, quick, tell))
     if json_:

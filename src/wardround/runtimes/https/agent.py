@@ -19,14 +19,15 @@ from typing import Any
 from wardround import __version__
 from wardround.core.audit import AuditLog
 from wardround.core.errors import StorageError, WardRoundError
-from wardround.runtimes.https.client import Client, Rejected, client_of, link_of
+from wardround.runtimes.https.client import Client, Rejected, link_of
+from wardround.runtimes.https.connection import Link
 from wardround.runtimes.https.errand import Errands, MakePool, aside
 from wardround.runtimes.https.fetching import MOST, fetch_plan, fetch_results, fetched_results, known_plans
 from wardround.runtimes.https.heads import countersign
-from wardround.runtimes.https.home import Home
+from wardround.runtimes.https.home import Home, SiteSettings
 from wardround.runtimes.https.joining import due, rekey
 from wardround.runtimes.https.journal import Journal
-from wardround.runtimes.https.logs import ROOT, say
+from wardround.runtimes.https.logs import ROOT, TellOnce, say
 from wardround.runtimes.https.patience import SHORTEST, Hold, Patience, Unreachable
 from wardround.runtimes.https.standings import Standings
 from wardround.runtimes.https.wire import PROTOCOL, Incompatible, Next, Nothing, Offer, Poll, Results, Work
@@ -45,8 +46,10 @@ class Parts:
 
     report: Report | None = None  # called with the digest of each run whose results came
     make: MakePool = lambda threads, log, progress: WorkerPool(1, threads, log, progress)  # see `Errands`
-    patience: Patience = field(default_factory=lambda: Patience(longest=15.0, tell=_Tell()))
+    patience: Patience = field(default_factory=lambda: Patience(longest=15.0, tell=TellOnce()))
     hold: Hold = field(default_factory=Hold)
+    link: Callable[[Home, SiteSettings], Link] = link_of  # another where something else than HTTPS carries requests
+    renews: bool = True  # its own key, in time
 
 
 class Agent:
@@ -58,8 +61,9 @@ class Agent:
         self._consents = home.consents()
         self._audit = AuditLog(home.audit)
         self._journal = Journal(self._audit)
-        options = {"patience": self._parts.patience, "leaving": self._journal, "warn": _warn}
-        self._client: Client = client_of(home, self._settings, **options)
+        options: dict[str, Any] = {"patience": self._parts.patience, "leaving": self._journal, "warn": _warn}
+        link = self._parts.link(home, self._settings)
+        self._client = Client(link, home.key(), self._settings.federation, **options)
         self._standings = Standings(home, self._consents, self._client, self._ended)
         self._errands = Errands(home, self._settings, self._consents, self._client, self._journal, self._parts.make)
         self._hold, self._failures = self._parts.hold, 0
@@ -69,13 +73,13 @@ class Agent:
         self._over: set[str] = set()  # plans that cannot be read and results that cannot be used
         self._said: tuple[str, ...] = ()
 
-    def serve(self) -> None:
-        """For ever. Ends by an exception: of a signal, or where the disk is full or not writable."""
+    def serve(self, going: Callable[[], bool] = lambda: True) -> None:
+        """As long as ``going`` says. Ends by an exception: of a signal, or where the disk is full or not writable."""
         say("serving", site=self._settings.name, coordinator=self._settings.url, folder=str(self._home.root))
         self._audit.append("serving", software=__version__)
         self._status("starting")
         try:
-            while True:
+            while going():
                 self.step()
         finally:
             self.close()
@@ -240,7 +244,7 @@ class Agent:
     def _renew(self) -> None:
         """Renew a key that is near its end; what fails is tried again after an hour, there is a month for it."""
         self._reload()
-        if not due(self._settings) or time.monotonic() < self._renew_at:
+        if not self._parts.renews or not due(self._settings) or time.monotonic() < self._renew_at:
             return
         self._renew_at = time.monotonic() + HOUR
         try:
@@ -258,7 +262,7 @@ class Agent:
         if stamp == self._key:
             return False
         self._key, self._settings = stamp, self._home.settings()
-        self._client.use(link_of(self._home, self._settings), self._home.key())
+        self._client.use(self._parts.link(self._home, self._settings), self._home.key())
         return True
 
     def _key_stamp(self) -> tuple[int, int]:
@@ -276,19 +280,6 @@ class Agent:
 
 def _together(known: list[str], over: set[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*sorted(over), *known]))[-MOST:]
-
-
-class _Tell:
-    """Logs why something is tried again; the same reason once a minute."""
-
-    def __init__(self) -> None:
-        self._reason, self._until = "", 0.0
-
-    def __call__(self, error: Exception, seconds: float) -> None:
-        reason = str(error)
-        if reason != self._reason or time.monotonic() >= self._until:
-            self._reason, self._until = reason, time.monotonic() + LONG
-            say("again", level=WARNING, reason=reason, seconds=round(seconds, 1))
 
 
 def _warn(text: str) -> None:

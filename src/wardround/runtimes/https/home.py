@@ -69,6 +69,9 @@ class SiteSettings(Frozen):
     """``site.json``. Joining settles all but `threads`, `device`, `largest_batch`, `largest_piece` and `spec`."""
 
     format: Literal[1] = 1
+    carrier: Literal["https", "nvflare"] = Field(
+        default="https", description="what carries requests to the coordinator: HTTPS to url, or NVFlare's client"
+    )
     name: SiteName
     url: Annotated[str, Field(max_length=300)]
     federation: Federation
@@ -201,6 +204,14 @@ class Home:
     def settings(self) -> SiteSettings:
         """``site.json``. Raises InputError with every fault."""
         return load_document(self.settings_file, SiteSettings)
+
+    def check_carrier(self) -> None:
+        """Raises InputError where this site's requests do not go over HTTPS."""
+        if self.settings().carrier != "https":
+            raise InputError(
+                f"{self.root} is a site of an NVFlare federation: its own NVFlare client serves it (startup/start.sh "
+                "of its startup kit), and renews its key"
+            )
 
     def write_settings(self, settings: SiteSettings) -> None:
         """Replace ``site.json``."""

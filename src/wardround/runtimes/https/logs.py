@@ -45,6 +45,20 @@ def say(event: str, level: int = logging.INFO, **facts: Any) -> None:
     logging.getLogger(ROOT).log(level, event, extra={"facts": facts})
 
 
+class TellOnce:
+    """Logs why something is tried again; the same reason once a minute."""
+
+    def __init__(self) -> None:
+        self._reason, self._until = "", 0.0
+
+    def __call__(self, error: Exception, seconds: float) -> None:
+        """See `patience.Patience.tell`."""
+        reason = str(error)
+        if reason != self._reason or time.monotonic() >= self._until:
+            self._reason, self._until = reason, time.monotonic() + 60
+            say("again", level=logging.WARNING, reason=reason, seconds=round(seconds, 1))
+
+
 class Json(logging.Formatter):
     """``{"time": ..., "level": ..., "event": ..., ...facts}``"""
 
