@@ -91,7 +91,7 @@ def bench_round(repeats: int, steps: int) -> None:
 
     def bare() -> float:
         begin = time.perf_counter()
-        for image, label in ready:
+        for image, label, _ in ready:
             optimiser.zero_grad(set_to_none=True)
             with machine.autocast():
                 outputs = network(image)
