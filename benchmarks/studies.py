@@ -131,7 +131,8 @@ def shift(options: argparse.Namespace) -> None:
         "**Constructed shift.** Real images; the masks of H2 are eroded and those of H3 dilated by one voxel, those "
         "of H1 and H4 are as they were. A site is tested in its own style, so one shared model cannot suit all."
     )
-    given = [part for text in (OWN_AFFINE, DITTO, FINETUNE) for part in ("--variant", text)]
+    longer = "finetune 80: {finetune: {steps: 80, rate: 0.001}}"
+    given = [part for text in (OWN_AFFINE, DITTO, FINETUNE, longer) for part in ("--variant", text)]
     sites = opposite_styles(options.data, options.out)
     title = "Opposite annotation styles: strategies at equal updates"
     compare("shift", title, words, sites, options, "--strategies", "fedavg", *given)
