@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ from wardround.core.weights import Part, file_digest, pack, unpack, write_tensor
 from wardround.planning.plan import Plan
 from wardround.planning.sites import load_sites
 from wardround.runtimes import assemble
-from wardround.runtimes.local import LocalTransport, WorkerPool
+from wardround.runtimes.local import LocalTransport, SettingJson, WorkerPool
 
 FAULTY, FOLDER = "H3", "site_H3_float_hi"
 Volume = np.ndarray
@@ -112,6 +112,15 @@ class Faulty(LocalTransport):
         return replace(answer, reply=reply, tensors=path)
 
 
+class Pool(WorkerPool):
+    """Workers for all runs in turn."""
+
+    kind: type[LocalTransport] = LocalTransport
+
+    def transport(self, plan_file: Path, settings: Mapping[str, SettingJson]) -> LocalTransport:
+        return self.kind(self, plan_file, settings)
+
+
 @contextmanager
 def unchecked() -> Iterator[None]:
     """Without what every aggregation does by default: finite numbers, clipping, replays."""
@@ -133,7 +142,7 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-def carried_out(fault: str, rule: str, options: argparse.Namespace, pool: WorkerPool) -> Path:
+def carried_out(fault: str, rule: str, options: argparse.Namespace, pool: Pool) -> Path:
     """The run directory of one cell, run where it is not there yet."""
     name = f"{fault}-{rule}".replace(" ", "-").replace(",", "").replace("'", "")
     place = RunDir(options.out / name)
@@ -152,12 +161,9 @@ def carried_out(fault: str, rule: str, options: argparse.Namespace, pool: Worker
         folders = {**folders, FAULTY: dataset(fault, options.data, options.out)}
     left_out = FAULTY if fault == "site left out" else None
     Faulty.fault, Faulty.first = fault, None
-    transport = Faulty if fault in UPDATES else LocalTransport
+    pool.kind = Faulty if fault in UPDATES else LocalTransport
     assemble.create(place, plan, file, folders, [], text, left_out)
-    with (
-        mock.patch.object(assemble, "LocalTransport", transport),
-        mock.patch.object(assemble, "WorkerPool", return_value=nullcontext(pool)),
-    ):
+    with mock.patch.object(assemble, "open_engine", return_value=nullcontext(pool)):
         try:
             if rule == "mean, no checks":
                 with unchecked():
@@ -251,7 +257,7 @@ def main() -> None:
     options.out, options.data = options.out.resolve(), options.data.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
 
-    with WorkerPool(os.cpu_count() or 1, 1, options.out / "workers.log") as pool:
+    with Pool(os.cpu_count() or 1, 1, options.out / "workers.log") as pool:
         lines = written(lambda fault, rule: carried_out(fault, rule, options, pool))
     when = f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, no GPU, seed 0"
     text = [
