@@ -18,6 +18,7 @@ from wardround.runtimes.https.connection import Link
 from wardround.runtimes.https.heads import signed_by_coordinator
 from wardround.runtimes.https.home import Home
 from wardround.runtimes.https.patience import Hold
+from wardround.runtimes.https.wire import Consent
 from wardround.site.heads import read_heads
 
 DIGEST = PLAN.digest()
@@ -274,3 +275,27 @@ def test_a_line_that_cuts_what_is_idle_is_asked_for_shorter() -> None:
     for _ in range(9):
         hold.cut(3.0)
     assert hold.seconds == 2.0
+
+
+def test_a_restored_coordinator_is_told_again_without_a_restart(
+    coordinator: Coordinator, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = ready(home)
+    agent.step()
+    assert coordinator.store.standings(DIGEST).get("A") == "approved"
+    before = Consent(plan=DIGEST, standing="pending", reason="as it was when the backup was made")
+    coordinator.store.set_standing(DIGEST, "A", before)
+    agent.step()
+    assert coordinator.store.standings(DIGEST).get("A") == "pending", "nothing changed for the site"
+    send, left = Link.send, [1]
+
+    def away(self: Link, *rest: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise ConnectionResetError("away")
+        return send(self, *rest)
+
+    monkeypatch.setattr(Link, "send", away)
+    agent.step()
+    agent.step()
+    assert coordinator.store.standings(DIGEST).get("A") == "approved"

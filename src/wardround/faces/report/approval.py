@@ -39,7 +39,7 @@ SERVING = (
 MEANING = (
     "Before somebody here approves, nothing of this plan runs and nothing leaves but “waiting for approval”.",
     "An approval holds for exactly this plan, this version of the software and this dataset. If one of them changes, "
-    "you are asked again and told what changed; one `approve` continues.",
+    "you are asked again and told what changed; one `approve` continues, where enough cases are left.",
     "`wardround site revoke` stops a running task at its next step and forbids every further one, at once.",
     "What was contributed cannot be unlearned: revoking stops further tasks only. The models made until then keep "
     "what they learnt here.",

@@ -94,7 +94,8 @@ def find_result(home: Path, prefix: str) -> str:
     found = [digest for digest in known if digest.startswith(prefix.lower())]
     if len(found) == 1 and len(prefix) >= 6:
         return found[0]
-    there = ", ".join(digest[:12] for digest in known) or "none yet: they come when a run has ended"
+    there = ", ".join(digest[:12] for digest in known) or "none yet"
+    there += "; results come when a run has ended, to sites that took part"
     what = "is too short: 6 letters at least" if found else "is no run with results at this site"
     raise InputError(f"'{prefix}' {what if len(found) < 2 else 'fits several runs'} (there are: {there})")
 

@@ -102,6 +102,7 @@ class Agent:
             else:
                 self._rest("the coordinator asks again for what could not be given")
         except Unreachable as error:
+            self._standings.forget()
             self._rest(str(error))
         except Rejected as error:
             self._refused(error)

@@ -116,7 +116,7 @@ def open_desk(folder: Path, patience: Patience = BRIEF) -> Desk:
         return OwnDesk(open_office(folder))
     if (folder / "person.json").is_file():
         settings = load_document(folder / "person.json", PersonSettings)
-        link = connect(settings.url, tls(settings.federation.authority))
+        link = connect(settings.url, tls(settings.federation.authority, folder / "certificate.pem", folder / "key.pem"))
         return FarDesk(Client(link, load_key(folder / "key.pem"), settings.federation, patience=patience), settings)
     if (folder / "site.json").is_file():
         raise InputError(f"{folder} is a site's folder: its commands are under `wardround site`")

@@ -18,7 +18,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 class Standings:
-    """Keeps the coordinator's picture of this site's approvals up to date. ``told.json`` outlives the process."""
+    """Keeps the coordinator's picture of this site's approvals up to date; see also `forget`."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Standings:
     ) -> None:
         """``over``: digests of runs that ended; of these only what people decide is told, the dataset may change."""
         self._home, self._consents, self._client, self._over, self._clock = home, consents, client, over, clock
-        self._told: dict[str, list[str]] = {}  # all is told again at every start: a restored coordinator forgot some
+        self._told: dict[str, list[str]] = {}  # all is told again at every start, and see `forget`
         self._seen: Stamp | None = None
         self._due = 0.0
 
@@ -49,6 +49,10 @@ class Standings:
             if consent is not None and self._told.get(digest) != _key(consent):
                 self.say(consent)
         self._seen, self._due = seen, self._clock() + EVERY
+
+    def forget(self) -> None:
+        """Tell all again: the coordinator was away, and may have come back from a backup that lacks some of it."""
+        self._told, self._seen = {}, None
 
     def say(self, consent: Consent) -> None:
         """Send one standing, whatever was said before."""
@@ -73,8 +77,8 @@ class Standings:
             decision = self._consents.desk.decision(digest)
         except InputError:
             return None
-        if decision is None or decision.standing == "approved":
-            return None  # it was told while the run went on, and nothing is asked of the site any more
+        if decision is None:
+            return None
         return Consent(plan=digest, standing=decision.standing, reason=decision.reason)
 
     def _stamp(self) -> Stamp:
