@@ -72,10 +72,10 @@ class Coordinator:
 
 
 @contextmanager
-def coordinating(folder: Path) -> Iterator[Coordinator]:
+def coordinating(folder: Path, **options: Any) -> Iterator[Coordinator]:
     port = free_port()
     office = found_office(folder / "coordinator", f"https://127.0.0.1:{port}", "Trial")
-    server = Server(office, Serving(host="127.0.0.1", port=port))
+    server = Server(office, Serving(host="127.0.0.1", port=port, **options))
     started = threading.Event()
     thread = threading.Thread(target=server.run, args=(lambda _port: started.set(),), daemon=True)
     thread.start()

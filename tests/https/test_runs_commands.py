@@ -220,6 +220,16 @@ def test_joining_goes_on_after_a_kill(
     assert open_desk(folder, QUICK).ask(AskStatus(), Status).federation == "Trial"
 
 
+def test_people_show_their_certificate_where_one_is_asked_for(tmp_path: Path) -> None:
+    with coordinating(tmp_path, certificates="required") as strict:
+        folder = tmp_path / "kim"
+        join_as_person(strict.invitation("kim", role="viewer"), folder, QUICK)
+        assert open_desk(folder, QUICK).ask(AskStatus(), Status).federation == "Trial"
+        (folder / "certificate.pem").unlink()
+        with pytest.raises(WardRoundError, match="client certificate"):
+            open_desk(folder, QUICK).ask(AskStatus(), Status)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_with_0_on_a_signal(tmp_path: Path, number: int) -> None:
     port = free_port()
