@@ -9,6 +9,7 @@ from typing import ClassVar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD = 64 << 10  # bytes of a request's head
+TOO_LONG = f"the head of a request was longer than {HEAD} bytes"
 PATIENCE = 30.0  # seconds for a whole head, and for the rest of a body that nobody reads
 CONNECTIONS = 1000
 AHEAD = 1 << 20  # bytes of a body that are read before the application asks for them
@@ -30,6 +31,7 @@ class Connection(HttpToolsProtocol):
         self.admitted = False  # set by the application when a request was signed as it must be
         self._since = self.loop.time()
         self._head, self._in_head, self._in_body = 0, True, False
+        self._bodied = False  # whether what came last held some of a body
         self._limit: asyncio.TimerHandle | None = None
         tls = transport.get_extra_info("ssl_object")
         certificate = None if tls is None else tls.getpeercert(True)
@@ -50,11 +52,12 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
+        self._bodied = False
         super().data_received(data)
-        if self._in_head:
+        if self._in_head or (self._in_body and not self._bodied):  # in a body: lines between chunks, and trailers
             self._head += len(data)
             if self._head > HEAD:
-                self._tell(f"the head of a request was longer than {HEAD} bytes")
+                self._tell(TOO_LONG)
                 self.abort()
 
     def send_400_response(self, msg: str) -> None:
@@ -70,13 +73,17 @@ class Connection(HttpToolsProtocol):
             self._expect()
 
     def on_headers_complete(self) -> None:
-        """Its head is whole."""
-        self._in_head, self._in_body = False, True
+        """Its head is whole. It may have come in one piece, before it was counted."""
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD:
+            self._tell(TOO_LONG)
+            raise ValueError(TOO_LONG)  # the parser gives up, and `send_400_response` answers
+        self._head, self._in_head, self._in_body = 0, False, True
         self._relax()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Some of its body came. As in uvicorn, but for the limit: pausing every 64 KiB costs uploads a third."""
+        self._bodied, self._head = True, 0
         cycle = self.cycle
         if cycle.response_complete:
             return
