@@ -102,12 +102,13 @@ class Ray(Commands):
     name = "ray"
     extra = "ray"
 
-    def __init__(self, root: Path, workers: int = 2, sites: Path | None = None) -> None:
+    def __init__(self, root: Path, workers: int = 2, sites: Path | None = None, cpus: int = 1) -> None:
         if find_spec("ray") is None:
             pytest.skip("needs ray: pip install 'wardround[ray]'")
         super().__init__(root, workers, sites)
         self.address = f"127.0.0.1:{free_port()}"
         self.nodes: list[subprocess.Popen[bytes]] = []
+        self._cpus = cpus  # of a node
         head = ("--head", "--port", self.address.rpartition(":")[2], "--include-dashboard=false")
         try:
             self.add_node(*head)
@@ -121,7 +122,14 @@ class Ray(Commands):
         """``ray start``, until it says that it runs."""
         log = self.root / f"node-{len(self.nodes)}.log"
         program = "import sys; from ray.scripts.scripts import main; sys.exit(main())"
-        size = ("--num-cpus", "1", "--object-store-memory", str(100 << 20), "--disable-usage-stats", "--block")
+        size = (
+            "--num-cpus",
+            str(self._cpus),
+            "--object-store-memory",
+            str(100 << 20),
+            "--disable-usage-stats",
+            "--block",
+        )
         command = [sys.executable, "-c", program, "start", *options, *size]
         env = {**self.env, "RAY_worker_niceness": "0"}  # else sites come after everything else on a busy machine
         with log.open("wb") as file:

@@ -17,6 +17,7 @@ import random
 import socket
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
@@ -78,7 +79,7 @@ class _Pipe:
             end.transport.abort()
 
 
-class Background:
+class Background(ABC):
     """An asyncio server in a thread of its own, as a context manager."""
 
     port: int
@@ -102,8 +103,9 @@ class Background:
         self._thread.join(10)
         self._loop.close()
 
+    @abstractmethod
     async def _open(self) -> None:
-        raise NotImplementedError
+        """Begin to listen."""
 
     async def _listen(self, serve: Any, port: int = 0, buffer: int = 0) -> int:
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -152,11 +152,11 @@ class Network:
         """A site's folder."""
         return self.root / f"hospital_{site}"
 
-    def join(self, site: str) -> None:
+    def join(self, site: str, *more: object) -> None:
         """Invite a site, and let it join."""
         invitation = self.run("coordinator", "invite", self.dir, site).strip()
         data = self.root / f"site_{site}"
-        options = ["--data", data, "--dir", self.folder(site), "--threads", 1, "--device", "cpu"]
+        options = ["--data", data, "--dir", self.folder(site), "--threads", 1, "--device", "cpu", *more]
         self.run("site", "join", invitation, *options, site=site)
 
     def start(self, site: str, **env: str) -> None:

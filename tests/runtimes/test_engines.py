@@ -67,7 +67,8 @@ def test_a_folder_of_the_engines_name_is_no_engine(tmp_path: Path, monkeypatch: 
 
 def test_a_cluster_gives_each_site_what_the_sites_file_says() -> None:
     plain = machine_of(sites(on="ray", threads=2))
-    assert plain == {"on": "ray", "workers": 3, "threads": 2, "device": "cpu", "cpus": 2.0, "gpus": 0.0}
+    shares = {"cpus": 2.0, "gpus": 0.0}
+    assert plain == {"on": "ray", "workers": 3, "threads": 2, "processes": 1, "device": "cpu", **shares}
     assert machine_of(sites(on="ray", threads=2, cpus=0.5))["cpus"] == 0.5
     assert machine_of(sites(on="ray", gpus=0.25))["device"] == "cuda"
     assert machine_of(sites(on="ray", gpus=0.25, device="cpu"))["device"] == "cpu"
@@ -75,8 +76,16 @@ def test_a_cluster_gives_each_site_what_the_sites_file_says() -> None:
 
 
 def test_locally_nothing_is_remembered_of_clusters() -> None:
-    assert machine_of(sites(workers=2, threads=3)) == {"workers": 2, "threads": 3, "device": "auto"}
+    assert machine_of(sites(workers=2, threads=3)) == {"workers": 2, "threads": 3, "processes": 1, "device": "auto"}
     assert machine_of(sites(workers=20))["workers"] == 3
+
+
+def test_a_site_has_as_many_processes_as_whole_gpus() -> None:
+    assert machine_of(sites(on="ray", gpus=4))["processes"] == 4
+    assert machine_of(sites(on="ray", gpus=0.5))["processes"] == 1
+    several = machine_of(sites(on="ray", threads=2, gpus=4, processes=3))
+    assert (several["processes"], several["cpus"]) == (3, 6.0)
+    assert machine_of(sites(processes=64))["workers"] == 1
 
 
 def test_shares_of_gpus() -> None:

@@ -103,9 +103,11 @@ def test_an_answer_is_judged_by_what_it_is() -> None:
 
 
 def test_limits_of_the_machine() -> None:
-    assert policy().limited(8, "auto") == (8, "auto")
-    assert policy(threads=2, gpu=False).limited(8, "auto") == (2, "cpu")
-    assert policy(threads=16).limited(8, "cuda") == (8, "cuda")
+    assert policy().limited(8, "auto") == (8, "auto", 1)
+    assert policy(threads=2, gpu=False).limited(8, "auto") == (2, "cpu", 1)
+    assert policy(threads=16).limited(8, "cuda") == (8, "cuda", 1)
+    assert policy(threads=16).limited(8, "cuda", 4) == (8, "cuda", 2)
+    assert policy().limited(8, "cuda", 4) == (8, "cuda", 4)
 
 
 @pytest.mark.parametrize(

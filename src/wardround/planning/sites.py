@@ -48,13 +48,20 @@ class SitesFile(Frozen):
     sites: Annotated[tuple[SiteEntry, ...], Field(min_length=1, max_length=1000)]
     workers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     threads: int = Field(default=1, ge=1, le=1024, description="processor threads a worker; results depend on it")
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="that train a site's model together, each with its threads or a GPU; results depend on it. "
+        "If unsaid as many as the site gets whole GPUs of a cluster's node, else 1",
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     on: str = Field(default=LOCAL, description="where the sites are played: local, ray or ray://HOST:PORT")
     cpus: float | None = Field(
         default=None,
         gt=0,
         le=1024,
-        description="of a cluster's node, for each site at work; as many as threads if unsaid",
+        description="of a cluster's node, for each site at work; as many as its threads if unsaid",
     )
     gpus: float = Field(default=0, ge=0, le=64, description="of a cluster's node, for each site at work: 0.25, 1, 2")
 

@@ -235,6 +235,7 @@ def _setting(name: str, place: RunDir, config: dict[str, Any]) -> dict[str, Any]
         "store_root": str(default_root()),
         "threads": config["machine"]["threads"],
         "device": config["machine"]["device"],
+        "processes": config["machine"].get("processes", 1),
     }
 
 

@@ -62,15 +62,19 @@ def machine_of(sites: SitesFile) -> dict[str, Any]:
     Raises:
         InputError: the sites file asks for GPUs and gives none to its sites.
     """
+    whole = int(sites.gpus) if sites.gpus >= 1 and engine_of(sites.on) != LOCAL else 1
+    processes = sites.processes if sites.processes is not None else whole
+    busy = sites.threads * processes  # processors
+    common = {"threads": sites.threads, "processes": processes}
     if engine_of(sites.on) == LOCAL:
-        workers = sites.workers if sites.workers != "auto" else max(1, (os.cpu_count() or 1) // sites.threads)
-        return {"workers": min(workers, len(sites.sites)), "threads": sites.threads, "device": sites.device}
+        workers = sites.workers if sites.workers != "auto" else max(1, (os.cpu_count() or 1) // busy)
+        return {"workers": min(workers, len(sites.sites)), "device": sites.device, **common}
     if sites.device == "cuda" and not sites.gpus:
         raise InputError("the sites file says device: cuda; say gpus: too, the share of a GPU that each site gets")
     most = len(sites.sites) if sites.workers == "auto" else min(sites.workers, len(sites.sites))
     device = sites.device if sites.device != "auto" else ("cuda" if sites.gpus else "cpu")
-    shares = {"cpus": float(sites.cpus or sites.threads), "gpus": sites.gpus}
-    return {"on": sites.on, "workers": most, "threads": sites.threads, "device": device, **shares}
+    shares = {"cpus": float(sites.cpus or busy), "gpus": sites.gpus}
+    return {"on": sites.on, "workers": most, "device": device, **common, **shares}
 
 
 def move(run: RunDir, on: str) -> None:

@@ -38,10 +38,9 @@ from wardround.runtimes.local import DIED, Progress, SettingJson, message_of, re
 from wardround.runtimes.player import Player
 
 STRIKES = 4  # under one task: then the site is missing in this round
-WORKER, ACTOR = (
-    2,
-    1,
-)  # strikes: two workers may die as locally; that an actor or a node goes may be no fault of the task
+# Strikes: two workers may die, as locally; that an actor or a node goes may be no fault of the task.
+WORKER = 2
+ACTOR = 1
 PATIENCE = 10.0  # seconds for a cluster's head to be there
 STARTS = 5  # failures in a row to start an actor
 Result = Answer | SiteFailed

@@ -11,6 +11,9 @@ import queue
 import signal
 import sys
 import threading
+import traceback
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +21,8 @@ from wardround.core.messages import Answer, Task
 from wardround.data.spec import DatasetSpec
 from wardround.planning.plan import Plan
 from wardround.runtimes.frames import receive, send
+from wardround.runtimes.ranks import Helpers
+from wardround.site.group import Group
 from wardround.site.hospital import Source
 from wardround.site.worker import Setting, Site
 
@@ -30,15 +35,42 @@ def main() -> None:
     inbox: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, inbox), daemon=True).start()
     sites: dict[str, Site] = {}
+    helpers: list[Helpers] = []  # none, or those of all sites: they have the same number of threads
     while True:
         message = inbox.get()
         setting = setting_from_json(message["setting"])
         key = f"{message['plan_digest']} {setting.folder}"
         if key not in sites:
             plan = Plan.model_validate_json(Path(message["plan"]).read_bytes())
-            sites[key] = Site(plan, setting, _teller(out, setting.name))
+            helps = "group" in message
+            if setting.processes > 1 and not helpers and not helps:
+                helpers.append(Helpers(setting.threads))
+            together = partial(_together, helpers[0], message) if setting.processes > 1 and not helps else None
+            sites[key] = Site(plan, setting, None if helps else _teller(out, setting.name), together)
         tensors = None if message["tensors"] is None else Path(message["tensors"])
-        send(out, _result(sites[key].answer(Task.model_validate(message["task"]), tensors)))
+        task = Task.model_validate(message["task"])
+        if "group" in message:
+            _assist(out, sites[key], task, tensors, Group(**message["group"]))
+        else:
+            send(out, _result(sites[key].answer(task, tensors)))
+
+
+def _together(
+    helpers: Helpers, message: dict[str, Any], task: Task, tensors: Path | None, size: int
+) -> AbstractContextManager[Group]:
+    """`wardround.site.worker.Together`; ``message`` is any of the same plan and site."""
+    put = {"task": task.model_dump(mode="json"), "tensors": None if tensors is None else str(tensors)}
+    return helpers.beside({**message, **put}, size)
+
+
+def _assist(out: BinaryIO, site: Site, task: Task, tensors: Path | None, group: Group) -> None:
+    """Work beside another worker process; where that fails, this one ends, so that nobody waits for it."""
+    try:
+        site.assist(task, tensors, group)
+    except Exception:  # noqa: BLE001 - whatever it is, the other process is told by the connection's end
+        traceback.print_exc()
+        os._exit(3)
+    send(out, {"done": True})
 
 
 def _listen(pipe: BinaryIO, inbox: queue.Queue[dict[str, Any]]) -> None:
@@ -72,6 +104,7 @@ def setting_to_json(setting: Setting) -> dict[str, Any]:
         "threads": setting.threads,
         "device": setting.device,
         "largest_batch": setting.largest_batch,
+        "processes": setting.processes,
     }
 
 
@@ -89,6 +122,7 @@ def setting_from_json(value: dict[str, Any]) -> Setting:
         value["threads"],
         value["device"],
         value.get("largest_batch"),
+        value.get("processes", 1),
     )
 
 

@@ -19,6 +19,7 @@ from wardround.core.randomness import seed_of
 from wardround.core.weights import write_bytes
 from wardround.networks.build import build
 from wardround.planning.plan import Plan
+from wardround.site.group import ALONE, Group
 from wardround.site.loss import make_loss
 
 # bf16 must be this much faster than fp32 to be worth its coarser numbers.
@@ -34,6 +35,7 @@ class Machine:
     device: torch.device
     precision: str  # "fp32" or "bf16"
     why: str
+    group: Group = ALONE
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:

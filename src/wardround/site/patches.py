@@ -19,6 +19,7 @@ from wardround.data.case import MISSING
 from wardround.data.store import StoredCase
 from wardround.planning.training import Augmentation, Training
 from wardround.site.augment import change_intensity, flip, warp
+from wardround.site.group import ALONE, Group
 
 # A patch that will be turned or scaled is cut larger by this factor, so that corners are image.
 MARGIN = 1.3
@@ -47,18 +48,25 @@ class Batches:
     optional: tuple[int, ...] = ()  # channels that cases may lack
     classes: int = 0  # with background; needed where a case has unlabelled classes
     largest: int | None = None  # samples that fit into memory at once: larger batches are trained on in parts
+    group: Group = ALONE
 
     def make(self, update: int) -> Batch:
-        """The batch of one update."""
-        random = rng(self.seed, "batch", self.site, update)
+        """The batch of one update; of a group, this process's share of it."""
         chosen, images, labels = [], [], []
-        for _ in range(self.training.batch):
+        for random in self._streams(update):
             case = self.cases[int(random.integers(len(self.cases)))]
             image, label = self._patch(case, random)
             chosen.append(case)
             images.append(self._emptied(case, image, random))
             labels.append(label)
         return Batch(torch.stack(images), torch.stack(labels), self._hidden(chosen))
+
+    def _streams(self, update: int) -> list[np.random.Generator]:
+        """A source of chance for each sample: in a group each has its own, so that the others' are not drawn."""
+        if self.group.size == 1:
+            return [rng(self.seed, "batch", self.site, update)] * self.training.batch
+        mine = range(self.group.rank, self.training.batch, self.group.size)
+        return [rng(self.seed, "batch", self.site, update, number) for number in mine]
 
     def _hidden(self, cases: Sequence[StoredCase]) -> torch.Tensor | None:
         if not any(case.unlabelled for case in cases):

@@ -152,9 +152,11 @@ class Policy(Frozen):
             found += self._cases(reply.facts.cases)
         return [*found, *self._size(reply.size)]
 
-    def limited(self, threads: int, device: str) -> tuple[int, str]:
-        """How many threads and which device a task may use of those that the site would use."""
-        return min(threads, self.threads or threads), device if self.gpu else "cpu"
+    def limited(self, threads: int, device: str, processes: int = 1) -> tuple[int, str, int]:
+        """How many threads a process, which device and how many processes of those that the site would use."""
+        most = self.threads or threads * processes
+        threads = min(threads, most)
+        return threads, device if self.gpu else "cpu", max(1, min(processes, most // threads))
 
     def _plan(self, plan: Plan) -> list[Objection]:
         found = []

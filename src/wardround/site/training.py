@@ -20,7 +20,8 @@ from wardround.data.store import StoredCase
 from wardround.networks.build import build, exchange, load
 from wardround.planning.plan import Plan
 from wardround.site.device import Machine
-from wardround.site.loss import LossFunction, make_loss
+from wardround.site.group import spread, total, unsent
+from wardround.site.loss import make_loss
 from wardround.site.optimiser import load_state, make_optimiser, rate_at, save_state
 from wardround.site.patches import Batch, Batches
 from wardround.site.scoring import quick_scores
@@ -177,28 +178,35 @@ class _Trainer:
     pull: _Pull
 
     def run(self, batches: Batches, updates: range, progress: Progress | None) -> _Tally:
-        tally, loss_of = _Tally(), make_loss(self.plan.training.loss)
+        tally, model = _Tally(), spread(self.network, self.machine.group)
         for update, batch in zip(updates, _ahead(batches, updates, tally), strict=True):
             started = time.perf_counter()
             for group in self.optimiser.param_groups:
                 group["lr"] = rate_at(self.plan, update)
-            torch.manual_seed(seed_of(self.plan.seed, "dropout", batches.site, update))
-            self._step(batch, batches.largest, loss_of, tally)
+            apart = (self.machine.group.rank,) if self.machine.group.rank else ()
+            torch.manual_seed(seed_of(self.plan.seed, "dropout", batches.site, update, *apart))
+            self._step(model, batch, batches.largest, tally)
             tally.compute += time.perf_counter() - started
             if progress is not None:
                 progress(update - updates.start + 1, len(updates))
         return tally
 
-    def _step(self, batch: Batch, largest: int | None, loss_of: LossFunction, tally: _Tally) -> None:
+    def _step(self, model: nn.Module, batch: Batch, largest: int | None, tally: _Tally) -> None:
+        group, loss_of = self.machine.group, make_loss(self.plan.training.loss)
+        whole = len(batch.image) if group.size == 1 else self.plan.training.batch
         self.optimiser.zero_grad(set_to_none=True)
         loss = torch.zeros(())
-        for part, share in _parts(batch, largest):
+        parts = list(_parts(batch, largest, whole))
+        for number, (part, share) in enumerate(parts, 1):
             image, label, hidden = _moved(part, self.machine)
-            with self.machine.autocast():
-                outputs = self.network(image)
-            loss_here = loss_of(outputs, label, hidden) * share
-            loss_here.backward()  # type: ignore[no-untyped-call]
+            with unsent(model, number == len(parts)):
+                with self.machine.autocast():
+                    outputs = model(image)
+                loss_here = loss_of(outputs, label, hidden) * share
+                # A group takes the mean of its gradients; the batch's is the sum of the parts'.
+                (loss_here * group.size).backward()  # type: ignore[no-untyped-call]
             loss += loss_here.detach().cpu()
+        loss = total(loss, group, self.machine.device)
         self.pull.add(self.network)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.training.clip)
         tally.steps += 1
@@ -244,14 +252,14 @@ def _judge(plan: Plan, tally: _Tally) -> None:
         raise SiteError(f"none of {tally.steps} steps had finite gradients: there is nothing to contribute")
 
 
-def _parts(batch: Batch, largest: int | None) -> Iterator[tuple[Batch, float]]:
-    """The batch in parts of at most ``largest`` samples, and each part's share of the batch."""
+def _parts(batch: Batch, largest: int | None, whole: int) -> Iterator[tuple[Batch, float]]:
+    """The batch in parts of at most ``largest`` samples, and each part's share of all ``whole`` samples."""
     size = len(batch.image)
     for first in range(0, size, largest or size):
         piece = slice(first, first + (largest or size))
         hidden = None if batch.hidden is None else batch.hidden[piece]
         part = Batch(batch.image[piece], batch.label[piece], hidden)
-        yield part, len(part.image) / size
+        yield part, len(part.image) / whole
 
 
 def _moved(batch: Batch, machine: Machine) -> Batch:

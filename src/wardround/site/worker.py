@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +36,7 @@ from wardround.site import personal
 from wardround.site.answers import Answers
 from wardround.site.device import Machine, choose_machine, settle
 from wardround.site.finetune import Tuning, fine_tune
+from wardround.site.group import ALONE, Group, joined, placed
 from wardround.site.hospital import Hospital, Source, open_hospital, summarise
 from wardround.site.overlays import OverlayBook
 from wardround.site.patches import Batches
@@ -42,6 +45,9 @@ from wardround.site.scoring import full_scores, quick_scores
 from wardround.site.training import make_network, train
 
 Progress = Callable[[str, int, int], None]
+# Brings this site's other processes to a task; given how many take part, this one among them.
+Together = Callable[[Task, Path | None, int], AbstractContextManager[Group]]
+PARALLEL = ("train", "finetune")
 Work = tuple[Facts, Parts | None, dict[str, Array] | None]
 
 
@@ -56,20 +62,29 @@ class Setting:
     threads: int = 1
     device: str = "auto"
     largest_batch: int | None = None  # samples that fit into memory at once
+    processes: int = 1  # that train together, each with so many threads or a GPU of its own
 
 
 class Site:
     """One site's half of every task of one plan."""
 
-    def __init__(self, plan: Plan, setting: Setting, progress: Progress | None = None) -> None:
+    def __init__(
+        self, plan: Plan, setting: Setting, progress: Progress | None = None, together: Together | None = None
+    ) -> None:
         self._plan, self._setting = plan, setting
+        self._together, self._group = together, ALONE
         self._progress = progress or (lambda _what, _done, _total: None)
         setting.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         setting.folder.chmod(0o700)
         self._answers = Answers(setting.folder / "answers", setting.name)
 
-    @cached_property
+    @property
     def _machine(self) -> Machine:
+        found, group = self._chosen, self._group
+        return found if group.size == 1 else replace(found, device=placed(found.device, group), group=group)
+
+    @cached_property
+    def _chosen(self) -> Machine:
         settle(self._setting.threads, self._plan.training.deterministic)
         return choose_machine(self._plan, self._setting.device, self._setting.store_root)
 
@@ -92,17 +107,8 @@ class Site:
     def _work(self, task: Task, tensors: Path | None) -> Answer:
         if task.plan != self._plan.digest():
             raise SiteError("the task belongs to another plan")
-        sent = self._received(task, tensors)
-        work = {
-            "describe": self._describe,
-            "init": self._init,
-            "train": self._train,
-            "validate": self._validate,
-            "share": self._share,
-            "finetune": self._finetune,
-            "test": self._test,
-        }[task.verb]
-        facts, parts, kept = work(task, sent)
+        sent = self._received(task, tensors, self._setting.folder)
+        facts, parts, kept = self._worked(task, sent, tensors)
         if task.verb == "train":
             personal.check_outbox(self._plan, parts or {})
         for part in (parts or {}).values():
@@ -114,12 +120,44 @@ class Site:
         packed, kept = leaving(parts, sent["weights"].arrays, transfer, kept or {})
         return self._answers.commit(task, facts, packed, kept, transfer.zstd or None)
 
-    def _received(self, task: Task, tensors: Path | None) -> dict[str, Part]:
+    def _worked(self, task: Task, sent: dict[str, Part], tensors: Path | None) -> Work:
+        work = {
+            "describe": self._describe,
+            "init": self._init,
+            "train": self._train,
+            "validate": self._validate,
+            "share": self._share,
+            "finetune": self._finetune,
+            "test": self._test,
+        }[task.verb]
+        size = min(self._setting.processes, self._plan.training.batch)
+        if self._together is None or size == 1 or task.verb not in PARALLEL:
+            return work(task, sent)
+        with self._together(task, tensors, size) as group, self._in_group(group):
+            return work(task, sent)
+
+    def assist(self, task: Task, tensors: Path | None, group: Group) -> None:
+        """Do the same work as the process that `answer` was asked of, beside it, and keep nothing of it."""
+        with tempfile.TemporaryDirectory(dir=self._setting.folder) as folder:
+            sent = self._received(task, tensors, Path(folder))
+        with self._in_group(group):
+            (self._train if task.verb == "train" else self._finetune)(task, sent)
+
+    @contextmanager
+    def _in_group(self, group: Group) -> Iterator[None]:
+        self._group = group
+        try:
+            with joined(group, self._machine.device):
+                yield
+        finally:
+            self._group = ALONE
+
+    def _received(self, task: Task, tensors: Path | None, folder: Path) -> dict[str, Part]:
         if task.tensors is None:
             return {}
         if tensors is None or file_digest(tensors) != task.tensors:
             raise SiteError("the model that arrived is not the one that the task names (wrong digest)")
-        return received(tensors, self._plan.transfer, self._setting.folder, self._numbers)
+        return received(tensors, self._plan.transfer, folder, self._numbers)
 
     def _numbers(self) -> int:
         return count(exchange(make_network(self._plan, self._machine, None)).values())
@@ -145,6 +183,7 @@ class Site:
             tuple(task.modalities.index(name) for name in task.optional),
             plan.classes,
             self._setting.largest_batch,
+            self._group,
         )
 
     def _train(self, task: Task, sent: dict[str, Part]) -> Work:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wardround.faces.cli.site import LargestBatch
+from wardround.faces.cli.site import Gpus, LargestBatch, On, Processes, where_it_computes
 
 nvflare_app = typer.Typer(
     name="nvflare",
@@ -70,13 +70,16 @@ def server(
 
 
 @nvflare_app.command()
-def site(
+def site(  # noqa: PLR0913 - one for each option
     kit: Kit,
     data: Annotated[Path, typer.Option("--data", help="The dataset's folder; see `wardround check`.")],
     directory: Annotated[Path, typer.Option("--dir", help="The site folder: approvals, policy, log.")],
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads; default all cores.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     largest_batch: LargestBatch = None,
+    processes: Processes = None,
+    on: On = "local",
+    gpus: Gpus = 0,
 ) -> None:
     """Prepare a site's startup kit: which dataset, which site folder. No job can name either.
 
@@ -102,6 +105,7 @@ def site(
             "data": str(data.resolve()),
             "device": device,
             "largest_batch": largest_batch or None,
+            **where_it_computes(on, gpus, processes),
             **given,
         }
     )

@@ -24,6 +24,11 @@ LargestBatch = Annotated[
         help="Samples that fit into memory at once: larger batches are taken in parts. 0: all fit.",
     ),
 ]
+Processes = Annotated[
+    int | None, typer.Option(min=1, max=64, help="Processes that train together, each with its threads or a GPU.")
+]
+On = Annotated[str, typer.Option("--on", help="Where this site computes: local, ray or ray://HOST:PORT.")]
+Gpus = Annotated[float, typer.Option(min=0, max=64, help="With --on ray: of a node, for this site.")]
 
 site_app = typer.Typer(
     name="site",
@@ -34,26 +39,31 @@ site_app = typer.Typer(
 
 
 @site_app.command()
-def join(
+def join(  # noqa: PLR0913 - one for each option
     invitation: Annotated[str, typer.Argument(help="The line that the coordinator's owner sent; - reads it.")],
     data: Annotated[Path, typer.Option("--data", help="The dataset's folder; see `wardround check`.")],
     directory: Annotated[Path, typer.Option("--dir", help="The site folder to make.")] = Path("wardround-site"),
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads; default all cores.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     largest_batch: LargestBatch = None,
+    processes: Processes = None,
+    on: On = "local",
+    gpus: Gpus = 0,
 ) -> None:
     """Become a site of a federation. The key is made here; only its public half is sent.
 
     Nothing of the dataset leaves by joining. Interrupted, the same command goes on.
 
     Examples: `wardround site join wardround-QUJD... --data /data/ms`,
-    `wardround site join - --data /data/ms --dir /srv/ward < invitation.txt`
+    `wardround site join - --data /data/ms --dir /srv/ward < invitation.txt`,
+    `wardround site join wardround-QUJD... --data /data/ms --on ray --gpus 4`
     """
     from wardround.data.dataset import open_dataset  # noqa: PLC0415 - keeps the command line's start fast
     from wardround.runtimes.https import joining  # noqa: PLC0415
 
     _describe(open_dataset(data))
     options: dict[str, Any] = {"device": device, "largest_batch": largest_batch or None}
+    options |= where_it_computes(on, gpus, processes)
     options |= {} if threads is None else {"threads": threads}
     home = joining.join(_read(invitation), data, directory, options)
     settings = home.settings()
@@ -154,6 +164,21 @@ def _last_head(folder: Path) -> SignedHead | None:
 site_consent.register(site_app, _last_head)
 for part in (site_doctor, site_results, site_service):
     part.register(site_app)
+
+
+def where_it_computes(on: str, gpus: float, processes: int | None) -> dict[str, Any]:
+    """What `SiteSettings` hold of an engine; as many processes as whole GPUs where nobody says.
+
+    Raises:
+        InputError: no such engine, it is not installed, or GPUs are asked for without it.
+    """
+    from wardround.core.errors import InputError  # noqa: PLC0415 - keeps the command line's start fast
+    from wardround.runtimes.engines import check_engine  # noqa: PLC0415
+
+    check_engine(on)
+    if gpus and on == "local":
+        raise InputError("--gpus is for --on ray; on this machine say --processes, one for each GPU")
+    return {"on": on, "gpus": gpus, "processes": processes or max(1, int(gpus))}
 
 
 def keep_batch(home: Home, largest_batch: int | None) -> None:

@@ -29,9 +29,9 @@ from wardround.runtimes.https.joining import due, rekey
 from wardround.runtimes.https.journal import Journal
 from wardround.runtimes.https.logs import ROOT, TellOnce, say
 from wardround.runtimes.https.patience import SHORTEST, Hold, Patience, Unreachable
+from wardround.runtimes.https.pools import site_pool
 from wardround.runtimes.https.standings import Standings
 from wardround.runtimes.https.wire import PROTOCOL, Incompatible, Next, Nothing, Offer, Poll, Results, Work
-from wardround.runtimes.local import WorkerPool
 
 TICK = 0.5  # seconds in which a person's decision is noticed
 LONG = 60.0  # seconds before asking again where only a person can help
@@ -45,7 +45,7 @@ class Parts:
     """What an agent is made of besides its folder."""
 
     report: Report | None = None  # called with the digest of each run whose results came
-    make: MakePool = lambda threads, log, progress: WorkerPool(1, threads, log, progress)  # see `Errands`
+    make: MakePool | None = None  # see `Errands`; None: what the site's settings say
     patience: Patience = field(default_factory=lambda: Patience(longest=15.0, tell=TellOnce()))
     hold: Hold = field(default_factory=Hold)
     link: Callable[[Home, SiteSettings], Link] = link_of  # another where something else than HTTPS carries requests
@@ -65,7 +65,8 @@ class Agent:
         link = self._parts.link(home, self._settings)
         self._client = Client(link, home.key(), self._settings.federation, **options)
         self._standings = Standings(home, self._consents, self._client, self._ended)
-        self._errands = Errands(home, self._settings, self._consents, self._client, self._journal, self._parts.make)
+        make = self._parts.make or site_pool(self._settings)
+        self._errands = Errands(home, self._settings, self._consents, self._client, self._journal, make)
         self._hold, self._failures = self._parts.hold, 0
         self._key = self._key_stamp()
         self._renew_at = 0.0

@@ -140,8 +140,9 @@ class Errands:
         """The worker's answer; None where it was killed, because nobody wants it or the approval is gone."""
         news: queue.Queue[tuple[str, Any]] = queue.Queue()
         self._news = news
-        threads, device = self._consents.policy().limited(self._settings.threads, self._settings.device)
-        future = self._worker(threads).submit(self._message(task, tensors, threads, device), task, self._settings.name)
+        own = self._settings
+        limits = self._consents.policy().limited(own.threads, own.device, own.processes)
+        future = self._worker(limits[0]).submit(self._message(task, tensors, limits), task, own.name)
         future.add_done_callback(lambda done: news.put(("done", done)))
         signs = _Signs(self._client, task, news)
         checked = 0.0
@@ -189,8 +190,8 @@ class Errands:
     def _progress(self, _site: str, what: str, done: int, total: int) -> None:
         self._news.put(("progress", (what, done, total)))
 
-    def _message(self, task: Task, tensors: Path | None, threads: int, device: str) -> dict[str, Any]:
-        settings = self._settings
+    def _message(self, task: Task, tensors: Path | None, limits: tuple[int, str, int]) -> dict[str, Any]:
+        settings, (threads, device, processes) = self._settings, limits
         spec = None if settings.spec is None else settings.spec.model_dump(mode="json")
         return {
             "plan": str(self._home.requests / f"{task.plan}.json"),
@@ -205,6 +206,7 @@ class Errands:
                 "threads": threads,
                 "device": device,
                 "largest_batch": settings.largest_batch,
+                "processes": processes,
             },
         }
 

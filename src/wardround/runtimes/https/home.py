@@ -37,6 +37,7 @@ from wardround.core.errors import InputError, StorageError
 from wardround.core.frozen import Frozen
 from wardround.core.messages import SiteName
 from wardround.data.spec import DatasetSpec
+from wardround.planning.sites import LOCAL, engine_of
 from wardround.runtimes.https.keys import load_key, write_key
 from wardround.runtimes.https.wire import PIECE, Federation, Version
 from wardround.site.private_files import write_private
@@ -66,7 +67,7 @@ def coordinator_url(text: str) -> str:
 
 
 class SiteSettings(Frozen):
-    """``site.json``. Joining settles all but `threads`, `device`, `largest_batch`, `largest_piece` and `spec`."""
+    """``site.json``. Joining settles all but what of this machine or cluster is used, `largest_piece` and `spec`."""
 
     format: Literal[1] = 1
     carrier: Literal["https", "nvflare"] = Field(
@@ -83,6 +84,9 @@ class SiteSettings(Frozen):
     largest_batch: int | None = Field(
         default=None, ge=1, le=4096, description="samples that fit into memory at once; null: any batch does"
     )
+    processes: int = Field(default=1, ge=1, le=64, description="that train together, each with its threads or a GPU")
+    on: str = Field(default=LOCAL, description="where this site computes: local, ray or ray://HOST:PORT")
+    gpus: float = Field(default=0, ge=0, le=64, description="of a cluster's node, for this site")
     largest_piece: int = Field(
         default=PIECE, ge=LEAST_PIECE, le=PIECE, description="bytes of an upload in one request, for a strict proxy"
     )
@@ -94,6 +98,12 @@ class SiteSettings(Frozen):
     @classmethod
     def _https(cls, value: str) -> str:
         return coordinator_url(value)
+
+    @field_validator("on")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        engine_of(value)
+        return value
 
 
 @dataclass(frozen=True)

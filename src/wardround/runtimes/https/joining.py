@@ -64,7 +64,7 @@ def join(text: str, data: Path, root: Path, options: dict[str, Any], patience: P
         text: the invitation.
         data: the dataset's folder; opened first, so that a wrong one does not use the invitation up.
         root: the site folder to make.
-        options: of `SiteSettings`: ``threads``, ``device``, ``largest_batch``, ``spec``, ``largest_piece``.
+        options: of `SiteSettings`: what is used of this machine or cluster, ``spec``, ``largest_piece``.
         patience: with the coordinator.
 
     Raises:

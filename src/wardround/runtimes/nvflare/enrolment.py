@@ -97,7 +97,7 @@ def enrol(home: Home, place: SitePlace, kit: Path, name: str, ask: Callable[[byt
     now = int(time.time())
     kept = {"joined": now if before is None else before.joined, "expires": said.expires, "software": __version__}
     who = {"carrier": "nvflare", "name": name, "url": URL, "federation": said.federation}
-    options = place.model_dump(include={"data", "store", "threads", "device", "largest_batch"})
+    options = place.model_dump(exclude={"wardround", "folder"})
     settings = SiteSettings.model_validate({**options, **who, **kept})
     if before is None or fresh:
         AuditLog(home.audit).append("enrolled", federation=said.federation.fingerprint, expires=said.expires)
