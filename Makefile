@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch is installed by itself first: a later package must not swap its build.
 TORCH := torch==2.13.0
 
-.PHONY: demo test check install format bench bench-network accept accept-network accept-ray accept-nvflare clean
+.PHONY: demo test check install format bench bench-network bench-engines accept accept-network accept-ray accept-nvflare clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Ward Round needs Python 3.11 to 3.13, this is %d.%d: set PYTHON=python3.12, say" % v)'
@@ -38,6 +38,12 @@ bench: install ## speed, as ratios measured side by side in one run
 bench-network: install ## the network beside TLS sockets and a numpy mean, in one run
 	$(BIN)/python benchmarks/bench_network.py
 
+bench-engines: install ## our engines beside stock Flower (in an environment of its own) and stock NVFlare
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray,nvflare]'
+	$(PYTHON) -m venv .venv-flower
+	.venv-flower/bin/python -m pip install --quiet --disable-pip-version-check flwr==1.41.0 numpy
+	BENCH_FLOWER_PYTHON=.venv-flower/bin/python $(BIN)/python benchmarks/bench_engines.py --out docs/results/engines.md
+
 accept-network: install ## real processes: the same weights as on one machine; kill -9 at every moment
 	$(BIN)/python benchmarks/accept_network.py
 	$(BIN)/python benchmarks/kill_matrix.py
@@ -57,4 +63,4 @@ accept: install ## slow proofs on real images (needs ../shared/data); writes doc
 	$(BIN)/python benchmarks/accept.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-flower .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
