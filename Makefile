@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch is installed by itself first: a later package must not swap its build.
 TORCH := torch==2.13.0
 
-.PHONY: demo test check install format bench bench-network bench-engines accept accept-network accept-ray accept-nvflare clean
+.PHONY: demo test check install format bench bench-network bench-engines accept accept-network accept-ray accept-nvflare accept-engines clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Ward Round needs Python 3.11 to 3.13, this is %d.%d: set PYTHON=python3.12, say" % v)'
@@ -58,6 +58,10 @@ accept-nvflare: install ## a provisioned NVFlare federation on this machine: kil
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[nvflare]'
 	$(BIN)/python benchmarks/accept_nvflare.py --out docs/results/nvflare.md
 	$(BIN)/python -m pytest tests/flare tests/journeys/test_nvflare.py
+
+accept-engines: install ## the hippocampus plan on every engine (needs ../shared/data)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray,nvflare]'
+	$(BIN)/python benchmarks/accept_engines.py --out docs/results/engines-equal.md
 
 accept: install ## slow proofs on real images (needs ../shared/data); writes docs/results
 	$(BIN)/python benchmarks/accept.py

@@ -83,6 +83,7 @@ class Federation:
         self.office: Office = found_office(self.folder / "coordinator", URL, "Trial")
         self.bridge: Bridge | None = None
         self.cut = threading.Event()  # while it is set, nothing is carried
+        self.largest = 0  # bytes in one message
 
     def open(self) -> Bridge:
         self.bridge = Bridge(self.office)
@@ -117,7 +118,9 @@ class Federation:
         def carrying(request: Request, _seconds: float) -> Response:
             if self.cut.is_set() or self.bridge is None:
                 raise ConnectionError("cut")
-            return self.bridge.answer(name, request)
+            response = self.bridge.answer(name, request)
+            self.largest = max(self.largest, len(request.body), len(response.body))
+            return response
 
         return carrying
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import answers
 import pytest
 from answers import Pool
 from flare_kit import Federation
@@ -20,6 +21,7 @@ from wardround.runtimes.https.conduct import Conduct, Means
 from wardround.runtimes.https.networked import run_dir
 from wardround.runtimes.https.people import Person, act
 from wardround.runtimes.https.people_wire import Submit
+from wardround.runtimes.https.wire import PIECE
 from wardround.runtimes.nvflare.enrolment import hold_places
 from wardround.runtimes.nvflare.pipe import Request
 
@@ -87,6 +89,19 @@ def test_a_run_goes_through_and_its_results_arrive(federation: Federation) -> No
         events = [event["event"] for event in _audit(federation, name)]
         assert "head_signed" in events
         assert "approved" in events
+
+
+def test_a_model_that_is_larger_than_a_message_goes_in_pieces(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the line is fast enough for all of it at once."""
+    monkeypatch.setattr(answers, "SIZE", 4_000_000)
+    plan = make_plan(rounds={"limit": 2, "patience": 100, "quorum": 1})
+    federation.open()
+    submit(federation, plan, ("A",))
+    with serving(federation, plan, {"A": Pool()}, approved="A"):
+        assert conduct(federation, plan) == "ended"
+    assert PIECE // 2 <= federation.largest <= PIECE + (64 << 10) < 4 * answers.SIZE
 
 
 def test_a_site_that_has_not_approved_is_skipped(federation: Federation) -> None:

@@ -26,7 +26,7 @@ from wardround.runtimes.https.journal import Journal
 from wardround.runtimes.https.logs import say
 from wardround.runtimes.https.patience import Unreachable
 from wardround.runtimes.https.transfer import Blob, Transfers, task_path
-from wardround.runtimes.https.wire import Done, Going, Moved, Work
+from wardround.runtimes.https.wire import PIECE, Done, Going, Moved, Work
 from wardround.runtimes.local import DIED
 from wardround.site.consent import Consents
 
@@ -66,6 +66,8 @@ class Errands:
         self._client, self._journal, self._make = client, journal, make
         self.transfers = Transfers(client)
         self.transfers.pace.largest = settings.largest_piece
+        if settings.carrier != "https":
+            self.transfers.pace.at_once = PIECE  # as much as a message of another carrier holds
         self._pool: tuple[int, Pool] | None = None
         self._last = ""
         self._news: queue.Queue[tuple[str, Any]] = queue.Queue()

@@ -40,10 +40,11 @@ class Pace:
     largest: int = PIECE
     size: int = 2 << 20
     fits: int = 0  # bytes that take `SECONDS`, as the last large piece went
+    at_once: int = AT_ONCE  # most bytes in one piece that is the whole of a blob
 
     def piece(self, offset: int, total: int) -> int:
         """Bytes of the piece at ``offset``: all, or it ends where a multiple of the present size lies."""
-        if offset == 0 and self.largest == PIECE and total <= min(self.fits, AT_ONCE):
+        if offset == 0 and self.largest == PIECE and total <= min(self.fits, self.at_once):
             return total
         size = min(self.size, self.largest)
         return min(total, (offset // size + 1) * size) - offset
