@@ -143,7 +143,8 @@ def _report(path: Path, findings: Findings, signer: str, notes: list[str]) -> li
     lines += [f"entry {number} tells of a last line that a power cut had torn" for number in findings.repairs]
     if findings.clean:
         return [*lines, "nothing was changed, removed, moved or cut off"]
-    return [*lines, f"{len(findings.faults)} findings:", *(f"  - {fault}" for fault in findings.faults)]
+    count = len(findings.faults)
+    return [*lines, f"{count} finding{'' if count == 1 else 's'}:", *(f"  - {fault}" for fault in findings.faults)]
 
 
 def _document(findings: Findings, notes: list[str]) -> dict[str, Any]:
