@@ -52,7 +52,8 @@ def main() -> None:
         "",
         f"- **Endpoints**: {sieges * STRETCH} requests by strangers, with spoiled signatures, by unknown keys, "
         "replayed, for another federation, broken off, and soundly signed with broken contents: "
-        f"{refused} refused, each logged once; {gone} hung up; no status of 500 or more, no traceback, nothing of "
+        f"{refused} refused, each logged once or, beyond 20 a minute from one caller and 200 in all, "
+        f"counted in one line; {gone} hung up; no status of 500 or more, no traceback, nothing of "
         "anybody else changed. Statuses: "
         + ", ".join(f"{status} ({count})" for status, count in sorted(statuses.items()) if status != "0")
         + ". What was served (200) is what is open to all, first tries of requests that are then replayed, and "

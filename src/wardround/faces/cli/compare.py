@@ -16,9 +16,9 @@ from wardround.core.errors import InputError
 from wardround.core.rundir import RunDir
 from wardround.core.weights import write_bytes
 from wardround.faces.cli.studies import Study, create_study, variants_of
-from wardround.faces.report.comparison import Line, lines
+from wardround.faces.report.comparison import LOCAL, OTHERS, POOLED, Line, lines
 from wardround.faces.report.gates import Gate, gates
-from wardround.faces.report.shown import decimal, duration, size
+from wardround.faces.report.shown import NOTHING, decimal, duration, size
 from wardround.metrics.bootstrap import Interval
 from wardround.planning.plan import Plan, load_plan
 from wardround.planning.sites import load_sites
@@ -135,7 +135,7 @@ def _cells(line: Line) -> list[str]:
         decimal(line.gap),
         decimal(line.lesion_f1),
         str(line.updates),
-        size(line.sent),
+        NOTHING if line.name in (LOCAL, OTHERS, POOLED) else size(line.sent),
         duration(line.seconds),
     ]
 
@@ -158,6 +158,6 @@ def _plain(line: Line) -> dict[str, Any]:
         "spread": line.spread,
         "lesion_f1": line.lesion_f1,
         "updates": line.updates,
-        "bytes": line.sent,
+        "bytes": None if line.name in (LOCAL, OTHERS, POOLED) else line.sent,
         "seconds": line.seconds,
     }

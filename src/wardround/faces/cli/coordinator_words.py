@@ -30,17 +30,22 @@ def invitation_words(asked: Invite) -> tuple[str, str]:
 def _to_run(asked: Invite) -> list[str]:
     if asked.role != "site":
         return [
-            f"pip install 'wardround[network]=={SERIES}.*'",
+            _install("network"),
             "wardround coordinator join INVITATION --dir DIR",
         ]
     if asked.rekey:
         return ["wardround site rekey INVITATION --dir DIR", "wardround site serve --dir DIR"]
     return [
-        f"pip install 'wardround[train,network]=={SERIES}.*'",
+        _install("train,network"),
         "wardround site join INVITATION --data DATASET --dir DIR",
         "wardround site doctor --dir DIR",
         "wardround site serve --dir DIR",
     ]
+
+
+def _install(extras: str) -> str:
+    """Never by name from a public index: who is not on it cannot say who else is."""
+    return f"pip install -c constraints.txt '.[{extras}]'  # in a clone of Ward Round {SERIES}, or from wheels you send"
 
 
 def submitted_words(plan: Plan, submitted: Submitted, directory: Path) -> str:

@@ -136,11 +136,13 @@ def contributed(home: Home, digest: str) -> list[str]:
     log = read_log(home.audit, digest)
     if not log.trained:
         return ["The audit log has no trained weights of this run that left: no model holds anything from here."]
-    sent = sum(part.size for part in log.left)
+    sent, one = sum(part.size for part in log.left), len(log.trained) == 1
+    rounds = "round" if one else "rounds"
     models = sorted(home.result(digest).glob("*.safetensors")) if home.result(digest).is_dir() else []
     return [
-        f"Before, {size(sent)} had left in this run. Training of rounds {ranges(log.trained)} is part of the models "
-        "of these and all later rounds, at the coordinator and at every site. It cannot be unlearned.",
+        f"Before, {size(sent)} had left in this run. The training here in {rounds} {ranges(log.trained)} is part "
+        f"of the models of {'this' if one else 'these'} and all later rounds, at the coordinator and at every site. "
+        "It cannot be unlearned.",
         *(f"On this machine it is in {path}" for path in models),
     ]
 

@@ -34,9 +34,9 @@ def gates(table: Sequence[Line]) -> list[Gate]:
     if POOLED in by_name:
         found += _against_pooled(variants, by_name[POOLED].sites)
     if LOCAL in by_name:
-        found.append(_against_local("a federated model", variants, by_name[LOCAL].sites))
+        found.append(_against_local("a federated model", variants, by_name[LOCAL]))
         if own:
-            found.append(_against_local("a personalised model", own, by_name[LOCAL].sites))
+            found.append(_against_local("a personalised model", own, by_name[LOCAL]))
     if LEFT_OUT in by_name and OTHERS in by_name:
         found.append(_left_out(by_name[LEFT_OUT].sites, by_name[OTHERS].sites))
     return found
@@ -56,29 +56,37 @@ def _against_pooled(variants: Sequence[Line], pooled: Mapping[str, float]) -> li
         Gate(
             f"worst site >= {percent(WORST_OF_POOLED)} of its pooled score",
             ratio[top.name] >= WORST_OF_POOLED,
-            f"{top.name}: {top.worst_site} {decimal(top.sites[top.worst_site])}, {percent(ratio[top.name])}",
+            f"{top.name}: {top.worst_site} {_pair(top.sites[top.worst_site], pooled[top.worst_site])}, "
+            f"{percent(ratio[top.name])}",
         ),
     ]
 
 
-def _against_local(what: str, variants: Sequence[Line], local: Mapping[str, float]) -> Gate:
+def _against_local(what: str, variants: Sequence[Line], local: Line) -> Gate:
     def behind(line: Line) -> list[str]:
-        return [site for site, dice in local.items() if line.sites.get(site, 0.0) < dice]
+        return [site for site, dice in local.sites.items() if line.sites.get(site, 0.0) < dice]
 
     best = min(variants, key=lambda line: (len(behind(line)), -fmean(line.sites.values())))
     sites = behind(best)
-    words = ", ".join(f"{s} {decimal(best.sites.get(s))} against {decimal(local[s])}" for s in sites)
+    more = f", with {best.updates} updates against {local.updates}" if best.updates > local.updates else ""
+    words = ", ".join(f"{s} {_pair(best.sites.get(s, 0.0), local.sites[s])}" for s in sites)
     return Gate(
         f"{what} >= local-only at every site",
         not sites,
-        f"{best.name}: at every site" if not sites else f"{best.name}: behind at {words}",
+        f"{best.name}: {f'behind at {words}' if sites else 'at every site'}{more}",
     )
+
+
+def _pair(one: float, other: float) -> str:
+    """Two scores, with as many digits as tell them apart."""
+    digits = next((n for n in range(3, 6) if round(one, n) != round(other, n)), 6)
+    return f"{decimal(one, digits)} against {decimal(other, digits)}"
 
 
 def _left_out(left: Mapping[str, float], others: Mapping[str, float]) -> Gate:
     sites = [site for site in left if site in others]
     behind = [site for site in sites if left[site] < others[site]]
-    words = ", ".join(f"{site} {decimal(left[site])} against {decimal(others[site])}" for site in behind or sites)
+    words = ", ".join(f"{site} {_pair(left[site], others[site])}" for site in behind or sites)
     return Gate(
         "at a site left out >= the mean of the other sites' local models there",
         not behind,

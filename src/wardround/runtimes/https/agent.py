@@ -67,6 +67,7 @@ class Agent:
         self._standings = Standings(home, self._consents, self._client, self._ended)
         make = self._parts.make or site_pool(self._settings)
         self._errands = Errands(home, self._settings, self._consents, self._client, self._journal, make)
+        self._errands.renewed = self._reload
         self._hold, self._failures = self._parts.hold, 0
         self._key = self._key_stamp()
         self._renew_at = 0.0
@@ -178,6 +179,7 @@ class Agent:
         """Site and coordinator sign each other's logs, where a round went by since they did."""
         if not self._unsigned:
             return
+        self._reload()
         try:
             countersign(self._home, self._settings, self._client, self._audit)
         except Unreachable:

@@ -175,7 +175,7 @@ def check_processor(settings: SiteSettings, python: str = sys.executable) -> lis
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         found, why = None, type(error).__name__
     if found is None:
-        remedy = "install it: pip install 'wardround[train,network]', or see docs/how-to/offline-install.md"
+        remedy = "install the extras train and network here: docs/how-to/run-a-site.md, offline-install.md"
         return [threads, Finding("training software", "fail", f"torch cannot be loaded ({why})", remedy)]
     return [threads, _gpu(settings, found)]
 

@@ -70,6 +70,7 @@ class Errands:
             self.transfers.pace.at_once = PIECE  # as much as a message of another carrier holds
         self._pool: tuple[int, Pool] | None = None
         self._last = ""
+        self.renewed: Callable[[], bool] = lambda: False  # takes up a key that was changed in another process
         self._news: queue.Queue[tuple[str, Any]] = queue.Queue()
 
     def close(self) -> None:
@@ -157,7 +158,7 @@ class Errands:
                 return self._result(task, value)
             if what == "progress":
                 signs.newest = value
-            if what == "moved" and not signs.wanted(value):
+            if what == "moved" and not signs.wanted(value) and not self._has_new_key(value):
                 say("task_stopped", task=_short(task), reason="the coordinator does not want it any more")
                 self.close()
                 return None
@@ -229,10 +230,16 @@ class Errands:
             self._note("answered", task, sha256=reply.tensors, bytes=reply.size)
             return True
         except Rejected as error:
+            if self._has_new_key(error):
+                return self._give(task, result)
             if error.code not in UNWANTED:
                 raise
             say("not_taken", level=WARNING, task=_short(task), code=error.code, reason=error.refused.message)
             return False
+
+    def _has_new_key(self, refused: object) -> bool:
+        """Whether it was refused because another key took its place, which is used from now on."""
+        return isinstance(refused, Rejected) and refused.code == "revoked" and self.renewed()
 
     def _asked(self, work: Work) -> None:
         if work.task.id != self._last:
