@@ -114,7 +114,8 @@ def ms_lesions(options: argparse.Namespace) -> None:
     words = (
         "**Semi-synthetic images of only two anatomies: plumbing and scanner shift, no claim about generalisation, "
         "never a clinical result.** Sites have 1 to 3 test cases, and 160 updates are few for lesions: see "
-        "[ms-lesions.md](ms-lesions.md) for twice as many. At C-biased nothing learns to find them within this budget."
+        "[ms-lesions.md](ms-lesions.md) for twice as many. At C-biased, which has one test case, no model finds them "
+        "within this budget: what is said of it below compares failures."
     )
     given = [part for text in (OWN_AFFINE, DITTO, FINETUNE) for part in ("--variant", text)]
     sites = ROOT / "examples" / "ms-lesions" / "sites.yaml"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,21 @@ def test_own_models_are_held_against_local_only_apart() -> None:
     (seen,) = [gate.seen for question, gate in found.items() if question.startswith("best federated")]
     assert seen.startswith("ditto: 92")
     assert not [gate for gate in gates(table[:3]) if "personalised" in gate.question]
+
+
+def test_who_took_more_updates_is_told() -> None:
+    longer = replace(line("tuned" + OWN, A=0.81, B=0.5501), updates=200)
+    table = [line(LOCAL, A=0.70, B=0.55), line("fedavg", A=0.8, B=0.5499), longer]
+    found = {gate.question: gate.seen for gate in gates(table)}
+    own = found["a personalised model >= local-only at every site"]
+    assert own == f"tuned{OWN}: at every site, with 200 updates against {table[0].updates}"
+    assert found["a federated model >= local-only at every site"] == "fedavg: behind at B 0.5499 against 0.5500"
+
+
+def test_baselines_send_nothing() -> None:
+    text = markdown([line(LOCAL, A=0.70), line("fedavg", A=0.8)], [])
+    sent = [row.split("|")[8].strip() for row in text.splitlines() if row.startswith(("| local", "| fedavg"))]
+    assert sent[0] == "–" != sent[1]
 
 
 def test_a_variant_with_own_models_has_a_second_line(tmp_path: Path) -> None:
