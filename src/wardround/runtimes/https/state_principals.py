@@ -93,7 +93,7 @@ class Principals(Base):
                 select(invitations).where(invitations.c.token == token_hash(request.token))
             ).one_or_none()
             if found is None or found.name != request.name or found.used not in {None, new}:
-                raise Refusal("invitation", "this invitation is not known, was used, or is another's: ask for a new one")
+                raise Refusal("invitation", "this invitation is not known, was used, or is another's: ask for one")
             if found.used == new:
                 return _joined(_key(connection, new))
             if found.expires < now:
