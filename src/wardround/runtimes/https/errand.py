@@ -51,6 +51,7 @@ class Pool(Protocol):
         ...
 
 
+Limits = tuple[int, str, int]  # threads, device, processes
 Progress = Callable[[str, str, int, int], None]
 MakePool = Callable[[int, Path, Progress], Pool]
 
@@ -68,7 +69,7 @@ class Errands:
         self.transfers.pace.largest = settings.largest_piece
         if settings.carrier != "https":
             self.transfers.pace.at_once = PIECE  # as much as a message of another carrier holds
-        self._pool: tuple[int, Pool] | None = None
+        self._pool: tuple[Limits, Pool] | None = None
         self._last = ""
         self.renewed: Callable[[], bool] = lambda: False  # takes up a key that was changed in another process
         self._news: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -145,7 +146,7 @@ class Errands:
         self._news = news
         own = self._settings
         limits = self._consents.policy().limited(own.threads, own.device, own.processes)
-        future = self._worker(limits[0]).submit(self._message(task, tensors, limits), task, own.name)
+        future = self._worker(limits).submit(self._message(task, tensors, limits), task, own.name)
         future.add_done_callback(lambda done: news.put(("done", done)))
         signs = _Signs(self._client, task, news)
         checked = 0.0
@@ -183,17 +184,17 @@ class Errands:
             self.close()
             raise
 
-    def _worker(self, threads: int) -> Pool:
-        if self._pool is not None and self._pool[0] != threads:
+    def _worker(self, limits: Limits) -> Pool:
+        if self._pool is not None and self._pool[0] != limits:
             self.close()
         if self._pool is None:
-            self._pool = threads, self._make(threads, self._home.worker_log, self._progress)
+            self._pool = limits, self._make(limits[0], self._home.worker_log, self._progress)
         return self._pool[1]
 
     def _progress(self, _site: str, what: str, done: int, total: int) -> None:
         self._news.put(("progress", (what, done, total)))
 
-    def _message(self, task: Task, tensors: Path | None, limits: tuple[int, str, int]) -> dict[str, Any]:
+    def _message(self, task: Task, tensors: Path | None, limits: Limits) -> dict[str, Any]:
         settings, (threads, device, processes) = self._settings, limits
         spec = None if settings.spec is None else settings.spec.model_dump(mode="json")
         return {
