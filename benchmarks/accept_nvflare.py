@@ -184,7 +184,8 @@ def refuses(world: FlareWorld) -> list[str]:
         lines.append(f"A job {what}, submitted by the project's administrator: `{status}`: {verdict(good)}.")
     said = [line for name in world.names for line in refusals(world, name)]
     ran = [name for name in world.names if "code of a job runs here" in (world.root / f"{name}.log").read_text()]
-    return [*lines, "", f"In a site's log: `{said[0] if said else 'nothing'}`. Code ran at {ran or 'no site'}."]
+    shown, good = said[0] if said else "nothing", bool(said) and not ran
+    return [*lines, "", f"In a site's log: `{shown}`. Code ran at {ran or 'no site'}: {verdict(good)}."]
 
 
 def outcome(world: FlareWorld, folder: Path) -> str:
@@ -233,7 +234,7 @@ def verdict(good: bool) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="write the page there too")
-    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--keep", type=Path, help="a folder to work in, which is not removed")
     parser.add_argument("--part", type=int, choices=(1, 2, 3), help="only this one")
     args = parser.parse_args()

@@ -4,8 +4,8 @@
 
 Both nodes are on this machine (two raylets), with room for one site each. Everything is generated. First the kills:
 the plan's quorum is all 40 sites, so that a single lost answer would end the run, and the final weights must be those
-of `wardround run` without Ray. Then the speed: site-steps a second of whole rounds, over what bare PyTorch processes
-reach on the same steps, measured before and after in the same run.
+of `wardround run` without Ray. Then the speed: site-steps a second while a round trains, over what bare PyTorch
+processes reach on the same steps, measured before and after in the same run.
 """
 
 from __future__ import annotations

@@ -14,8 +14,10 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -220,6 +222,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the page there too")
     parser.add_argument("--keep", type=Path, help="a folder to work in, which is not removed")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     if unknown := set(options.engines) - set(CONTENDERS):
         parser.error(f"no such engine: {', '.join(sorted(unknown))}")
     load, failures = os.getloadavg()[0], list[str]()
@@ -251,6 +254,7 @@ def main() -> None:
     print(text)
     if options.out is not None:
         options.out.write_text(text, encoding="utf-8")
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

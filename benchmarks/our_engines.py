@@ -149,6 +149,7 @@ class OursRay(Ours):
         return self.ray._running[self.place]
 
     def server(self) -> list[int]:
+        """The driver. What Ray itself runs on a node is not counted."""
         return list(descendants(self._driver().pid))
 
     def site(self, name: str) -> list[int]:

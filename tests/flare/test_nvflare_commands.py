@@ -34,6 +34,23 @@ def test_the_server_gets_a_coordinators_folder_once(tmp_path: Path) -> None:
     assert read_place(made / "local", ServerPlace).folder == str(folder)
 
 
+def test_a_folder_that_jobs_serve_asks_for_no_server(tmp_path: Path) -> None:
+    folder = tmp_path / "federation"
+    wardround("nvflare", "server", kit(tmp_path / "kit", "server"), "--dir", folder, "--name", "Trial")
+    assert "nobody serves" not in wardround("coordinator", "status", folder)
+    with pytest.raises(InputError, match="nvflare keep"):
+        wardround("coordinator", "serve", folder, "--listen", "127.0.0.1:0")
+
+
+def test_a_site_says_where_it_computes(tmp_path: Path) -> None:
+    made, data, folder = kit(tmp_path / "kit", "site"), write_site(tmp_path / "data"), tmp_path / "ward"
+    wardround("nvflare", "site", made, "--data", data, "--dir", folder, "--threads", 2, "--processes", 3)
+    place = read_place(made / "local", SitePlace)
+    assert (place.processes, place.on, place.gpus) == (3, "local", 0)
+    with pytest.raises(InputError, match="--on ray"):
+        wardround("nvflare", "site", made, "--data", data, "--dir", folder, "--gpus", 2)
+
+
 def test_a_site_says_which_dataset_it_has(tmp_path: Path) -> None:
     made, data, folder = kit(tmp_path / "kit", "site"), write_site(tmp_path / "data"), tmp_path / "ward"
     said = wardround("nvflare", "site", made, "--data", data, "--dir", folder, "--threads", 2)

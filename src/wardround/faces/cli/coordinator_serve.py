@@ -63,12 +63,16 @@ def serve(
     `wardround coordinator serve /srv/federation --behind-proxy --plain-http --listen 127.0.0.1:8080`
     """
     from wardround.runtimes.https.office import open_office  # noqa: PLC0415 - keeps the command line's start fast
+    from wardround.runtimes.https.people_wire import is_carried  # noqa: PLC0415
     from wardround.runtimes.https.server import Serving  # noqa: PLC0415
 
     if (certificate is None) != (key is None):
         raise InputError("--certificate and --key go together")
     host, port = _address(listen)
     office = open_office(directory)
+    if is_carried(office.settings.url):
+        office.close()
+        raise InputError(f"{directory} is served by the jobs of an NVFlare federation: wardround nvflare keep")
     serving = Serving(host, port, client_certificates.value, metrics, certificate, key, behind_proxy, plain_http)
     try:
         _serve(office, serving)

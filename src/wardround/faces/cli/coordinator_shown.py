@@ -11,7 +11,7 @@ from rich.text import Text
 
 from wardround.faces.cli.site_log import printable
 from wardround.faces.report.shown import duration
-from wardround.runtimes.https.people_wire import Member, RunStatus, Status, Taking
+from wardround.runtimes.https.people_wire import Member, RunStatus, Status, Taking, is_carried
 
 LOST = 120.0  # seconds without a request after which a site is shown as away: a waiting one calls every 30
 SOON = 30 * 86_400  # seconds before the end of a key from which it is mentioned
@@ -24,7 +24,7 @@ def shown(status: Status, directory: Path, one: bool = False) -> RenderableType:
     parts: list[RenderableType] = []
     if not one:
         parts.append(Text(f"{printable(status.federation)}  {status.url}", style="bold"))
-    if not status.served:
+    if not status.served and not is_carried(status.url):
         parts.append(Text("nobody serves it now: sites get no answer and no run goes on. Start it with", style="red"))
         parts.append(Text(f"  wardround coordinator serve {directory}", no_wrap=True, overflow="ignore"))
     if not one:

@@ -191,3 +191,8 @@ class Status(Frozen):
     served: bool = True  # a server runs: without one, sites get no answer and no run goes on
     members: tuple[Member, ...]
     runs: tuple[RunStatus, ...]
+
+
+def is_carried(url: str) -> bool:
+    """Whether NVFlare carries the requests of this federation: its address is of no host (RFC 2606)."""
+    return url.endswith(".invalid")
