@@ -146,8 +146,8 @@ def test_a_killed_process_ends_the_worker(make: Callable[..., Together]) -> None
     group = make(plan_of(steps=500), 2)
     task = Task(plan=group.plan.digest(), round=0, verb="train", tensors=file_digest(group.first))
 
-    def kill(_what: str, done: int, _total: int) -> None:
-        if done == 3:
+    def kill(what: str, done: int, _total: int) -> None:
+        if (what, done) == ("training", 3):
             group.helpers._all[0].send_signal(signal.SIGKILL)
 
     group.site._progress = kill

@@ -133,6 +133,7 @@ class Site:
         size = min(self._setting.processes, self._plan.training.batch)
         if self._together is None or size == 1 or task.verb not in PARALLEL:
             return work(task, sent)
+        self._hospital.part("train")  # prepared and dealt here once, before the others open it
         with self._together(task, tensors, size) as group, self._in_group(group):
             return work(task, sent)
 
