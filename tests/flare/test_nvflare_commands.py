@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from made_kits import kit
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from tiny import write_plan, write_site
@@ -47,8 +48,12 @@ def test_a_site_says_where_it_computes(tmp_path: Path) -> None:
     wardround("nvflare", "site", made, "--data", data, "--dir", folder, "--threads", 2, "--processes", 3)
     place = read_place(made / "local", SitePlace)
     assert (place.processes, place.on, place.gpus) == (3, "local", 0)
-    with pytest.raises(InputError, match="--on ray"):
-        wardround("nvflare", "site", made, "--data", data, "--dir", folder, "--gpus", 2)
+    for gpus, why in ((2, "--on ray"), (1.5, "several whole ones")):
+        with pytest.raises(InputError, match=why):
+            wardround("nvflare", "site", made, "--data", data, "--dir", folder, "--gpus", gpus)
+    for wrong in ({"on": "dask"}, {"gpus": 1.5}, {"processes": 0}):
+        with pytest.raises(ValidationError):
+            SitePlace.model_validate({**place.model_dump(), **wrong})
 
 
 def test_a_site_says_which_dataset_it_has(tmp_path: Path) -> None:

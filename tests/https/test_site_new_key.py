@@ -44,8 +44,8 @@ def test_training_goes_on_with_the_new_key(
     assert pool.begun.wait(15)
     joining.rekey(home, patience=QUICK)
     if told:
-        reload = agent._errands.renewed
-        monkeypatch.setattr(agent._errands, "renewed", lambda: (reload(), touched.set())[0])
+        reload = agent._errands._renewed
+        monkeypatch.setattr(agent._errands, "_renewed", lambda: (reload(), touched.set())[0])
         pool.progress("A", "training", 1, 3)
         assert touched.wait(15)
     pool.finish()

@@ -47,7 +47,7 @@ class Together:
         sources = (Source(data),)
         folder = root / f"site-{processes}-{largest}"
         setting = Setting("A", sources, folder, root / "store", 1, "cpu", largest, processes)
-        self.helpers = Helpers(1)
+        self.helpers = Helpers()
         message = {
             "plan": str(place),
             "plan_digest": plan.digest(),

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from wardround.core.documents import load_document
 from wardround.core.errors import Fault, InputError
@@ -31,6 +31,28 @@ def engine_of(on: str) -> EngineName:
     raise ValueError("say local, ray (the cluster that this machine belongs to) or ray://HOST:PORT")
 
 
+def whole_gpus(value: float) -> float:
+    """A share of one GPU, or several whole ones. Raises ValueError for anything else."""
+    if value > 1 and value != int(value):
+        raise ValueError("a site gets a share of one GPU, or several whole ones")
+    return value
+
+
+def processes_of(processes: int | None, gpus: float) -> int:
+    """How many processes train a site's model together: as many as it has whole GPUs where nobody says."""
+    return processes or max(1, int(gpus))
+
+
+def _known(on: str) -> str:
+    engine_of(on)
+    return on
+
+
+On = Annotated[str, AfterValidator(_known)]
+Gpus = Annotated[float, Field(ge=0, le=64), AfterValidator(whole_gpus)]
+Processes = Annotated[int, Field(ge=1, le=64)]
+
+
 class SiteEntry(Frozen):
     """One hospital."""
 
@@ -48,35 +70,20 @@ class SitesFile(Frozen):
     sites: Annotated[tuple[SiteEntry, ...], Field(min_length=1, max_length=1000)]
     workers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     threads: int = Field(default=1, ge=1, le=1024, description="processor threads a worker; results depend on it")
-    processes: int | None = Field(
+    processes: Processes | None = Field(
         default=None,
-        ge=1,
-        le=64,
         description="that train a site's model together, each with its threads or a GPU; results depend on it. "
         "If unsaid as many as the site gets whole GPUs of a cluster's node, else 1",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    on: str = Field(default=LOCAL, description="where the sites are played: local, ray or ray://HOST:PORT")
+    on: On = Field(default=LOCAL, description="where the sites are played: local, ray or ray://HOST:PORT")
     cpus: float | None = Field(
         default=None,
         gt=0,
         le=1024,
         description="of a cluster's node, for each site at work; as many as its threads if unsaid",
     )
-    gpus: float = Field(default=0, ge=0, le=64, description="of a cluster's node, for each site at work: 0.25, 1, 2")
-
-    @field_validator("on")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        engine_of(value)
-        return value
-
-    @field_validator("gpus")
-    @classmethod
-    def _whole(cls, value: float) -> float:
-        if value > 1 and value != int(value):
-            raise ValueError("a site gets a share of one GPU, or several whole ones")
-        return value
+    gpus: Gpus = Field(default=0, description="of a cluster's node, for each site at work: 0.25, 1, 2")
 
     @field_validator("sites")
     @classmethod

@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 from wardround.core.contracts import Transport
 from wardround.core.errors import InputError
 from wardround.core.rundir import RunDir
-from wardround.planning.sites import LOCAL, SitesFile, engine_of
+from wardround.planning.sites import LOCAL, SitesFile, engine_of, processes_of
 from wardround.runtimes.local import Progress, SettingJson, WorkerPool
 
 
@@ -62,8 +62,7 @@ def machine_of(sites: SitesFile) -> dict[str, Any]:
     Raises:
         InputError: the sites file asks for GPUs and gives none to its sites.
     """
-    whole = int(sites.gpus) if sites.gpus >= 1 and engine_of(sites.on) != LOCAL else 1
-    processes = sites.processes if sites.processes is not None else whole
+    processes = processes_of(sites.processes, 0 if engine_of(sites.on) == LOCAL else sites.gpus)
     busy = sites.threads * processes  # processors
     common = {"threads": sites.threads, "processes": processes}
     if engine_of(sites.on) == LOCAL:

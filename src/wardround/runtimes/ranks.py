@@ -24,8 +24,7 @@ class Lost(BaseException):
 class Helpers:
     """The other processes of one worker process. They are kept between tasks, and end when it ends."""
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self) -> None:
         self._all: list[subprocess.Popen[bytes]] = []
 
     @contextmanager
@@ -38,7 +37,7 @@ class Helpers:
         with tempfile.TemporaryDirectory(prefix="wardround-group-") as folder:
             meet = str(Path(folder) / "meet")
             try:
-                for rank, process in enumerate(self._started(size - 1), 1):
+                for rank, process in enumerate(self._started(size - 1, message["setting"]["threads"]), 1):
                     assert process.stdin is not None  # noqa: S101 - a pipe, see below
                     send(process.stdin, {**message, "group": {"rank": rank, "size": size, "meet": meet}})
                 yield Group(0, size, meet)
@@ -50,17 +49,16 @@ class Helpers:
                 assert process.stdout is not None  # noqa: S101 - a pipe, see below
                 next(iter(receive(process.stdout)), None)  # it has finished; where it has not, the next task tells
 
-    def _started(self, count: int) -> list[subprocess.Popen[bytes]]:
+    def _started(self, count: int, threads: int) -> list[subprocess.Popen[bytes]]:
         if any(process.poll() is not None for process in self._all):
             self.close()
         while len(self._all) < count:
-            threads = str(self._threads)
             self._all.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "wardround.runtimes.worker_process"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                    env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
                 )
             )
         return self._all[:count]

@@ -35,18 +35,15 @@ def main() -> None:
     inbox: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, inbox), daemon=True).start()
     sites: dict[str, Site] = {}
-    helpers: list[Helpers] = []  # none, or those of all sites: they have the same number of threads
+    helpers = Helpers()  # of all sites: they have the same number of threads
     while True:
         message = inbox.get()
         setting = setting_from_json(message["setting"])
         key = f"{message['plan_digest']} {setting.folder}"
         if key not in sites:
             plan = Plan.model_validate_json(Path(message["plan"]).read_bytes())
-            helps = "group" in message
-            if setting.processes > 1 and not helpers and not helps:
-                helpers.append(Helpers(setting.threads))
-            together = partial(_together, helpers[0], message) if setting.processes > 1 and not helps else None
-            sites[key] = Site(plan, setting, None if helps else _teller(out, setting.name), together)
+            tell, together = _teller(out, setting.name), partial(_together, helpers, message)
+            sites[key] = Site(plan, setting) if "group" in message else Site(plan, setting, tell, together)
         tensors = None if message["tensors"] is None else Path(message["tensors"])
         task = Task.model_validate(message["task"])
         if "group" in message:

@@ -62,10 +62,10 @@ def unsent(network: nn.Module, last: bool) -> AbstractContextManager[None]:
     return nullcontext() if alone else network.no_sync()  # type: ignore[operator]
 
 
-def total(value: torch.Tensor, group: Group, device: torch.device) -> torch.Tensor:
-    """Sum of a scalar over the group."""
+def average(value: torch.Tensor, group: Group, device: torch.device) -> torch.Tensor:
+    """Mean of a scalar over the group."""
     if group.size == 1:
         return value
     everywhere = value.to(device)
     dist.all_reduce(everywhere)
-    return everywhere.cpu()
+    return everywhere.cpu() / group.size

@@ -20,8 +20,8 @@ from wardround.data.store import StoredCase
 from wardround.networks.build import build, exchange, load
 from wardround.planning.plan import Plan
 from wardround.site.device import Machine
-from wardround.site.group import spread, total, unsent
-from wardround.site.loss import make_loss
+from wardround.site.group import average, spread, unsent
+from wardround.site.loss import LossFunction, make_loss
 from wardround.site.optimiser import load_state, make_optimiser, rate_at, save_state
 from wardround.site.patches import Batch, Batches
 from wardround.site.scoring import quick_scores
@@ -178,35 +178,36 @@ class _Trainer:
     pull: _Pull
 
     def run(self, batches: Batches, updates: range, progress: Progress | None) -> _Tally:
-        tally, model = _Tally(), spread(self.network, self.machine.group)
+        tally, loss_of = _Tally(), make_loss(self.plan.training.loss)
+        model = spread(self.network, self.machine.group)
+        # A group takes the mean of its gradients and losses, each of which is a sum over its own samples.
+        whole = self.plan.training.batch / self.machine.group.size
         for update, batch in zip(updates, _ahead(batches, updates, tally), strict=True):
             started = time.perf_counter()
             for group in self.optimiser.param_groups:
                 group["lr"] = rate_at(self.plan, update)
             apart = (self.machine.group.rank,) if self.machine.group.rank else ()
             torch.manual_seed(seed_of(self.plan.seed, "dropout", batches.site, update, *apart))
-            self._step(model, batch, batches.largest, tally)
+            self._step(model, _parts(batch, batches.largest, whole), loss_of, tally)
             tally.compute += time.perf_counter() - started
             if progress is not None:
                 progress(update - updates.start + 1, len(updates))
         return tally
 
-    def _step(self, model: nn.Module, batch: Batch, largest: int | None, tally: _Tally) -> None:
-        group, loss_of = self.machine.group, make_loss(self.plan.training.loss)
-        whole = len(batch.image) if group.size == 1 else self.plan.training.batch
+    def _step(
+        self, model: nn.Module, parts: Sequence[tuple[Batch, float]], loss_of: LossFunction, tally: _Tally
+    ) -> None:
         self.optimiser.zero_grad(set_to_none=True)
         loss = torch.zeros(())
-        parts = list(_parts(batch, largest, whole))
         for number, (part, share) in enumerate(parts, 1):
             image, label, hidden = _moved(part, self.machine)
             with unsent(model, number == len(parts)):
                 with self.machine.autocast():
                     outputs = model(image)
                 loss_here = loss_of(outputs, label, hidden) * share
-                # A group takes the mean of its gradients; the batch's is the sum of the parts'.
-                (loss_here * group.size).backward()  # type: ignore[no-untyped-call]
+                loss_here.backward()  # type: ignore[no-untyped-call]
             loss += loss_here.detach().cpu()
-        loss = total(loss, group, self.machine.device)
+        loss = average(loss, self.machine.group, self.machine.device)
         self.pull.add(self.network)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.training.clip)
         tally.steps += 1
@@ -252,14 +253,15 @@ def _judge(plan: Plan, tally: _Tally) -> None:
         raise SiteError(f"none of {tally.steps} steps had finite gradients: there is nothing to contribute")
 
 
-def _parts(batch: Batch, largest: int | None, whole: int) -> Iterator[tuple[Batch, float]]:
-    """The batch in parts of at most ``largest`` samples, and each part's share of all ``whole`` samples."""
-    size = len(batch.image)
+def _parts(batch: Batch, largest: int | None, whole: float) -> list[tuple[Batch, float]]:
+    """The batch in parts of at most ``largest`` samples, and each part's share of ``whole`` samples."""
+    size, parts = len(batch.image), []
     for first in range(0, size, largest or size):
         piece = slice(first, first + (largest or size))
         hidden = None if batch.hidden is None else batch.hidden[piece]
         part = Batch(batch.image[piece], batch.label[piece], hidden)
-        yield part, len(part.image) / whole
+        parts.append((part, len(part.image) / whole))
+    return parts
 
 
 def _moved(batch: Batch, machine: Machine) -> Batch:

@@ -121,15 +121,7 @@ class Site:
         return self._answers.commit(task, facts, packed, kept, transfer.zstd or None)
 
     def _worked(self, task: Task, sent: dict[str, Part], tensors: Path | None) -> Work:
-        work = {
-            "describe": self._describe,
-            "init": self._init,
-            "train": self._train,
-            "validate": self._validate,
-            "share": self._share,
-            "finetune": self._finetune,
-            "test": self._test,
-        }[task.verb]
+        work = self._work_for(task)
         size = min(self._setting.processes, self._plan.training.batch)
         if self._together is None or size == 1 or task.verb not in PARALLEL:
             return work(task, sent)
@@ -142,7 +134,18 @@ class Site:
         with tempfile.TemporaryDirectory(dir=self._setting.folder) as folder:
             sent = self._received(task, tensors, Path(folder))
         with self._in_group(group):
-            (self._train if task.verb == "train" else self._finetune)(task, sent)
+            self._work_for(task)(task, sent)
+
+    def _work_for(self, task: Task) -> Callable[[Task, dict[str, Part]], Work]:
+        return {
+            "describe": self._describe,
+            "init": self._init,
+            "train": self._train,
+            "validate": self._validate,
+            "share": self._share,
+            "finetune": self._finetune,
+            "test": self._test,
+        }[task.verb]
 
     @contextmanager
     def _in_group(self, group: Group) -> Iterator[None]:

@@ -170,15 +170,20 @@ def where_it_computes(on: str, gpus: float, processes: int | None) -> dict[str, 
     """What `SiteSettings` hold of an engine; as many processes as whole GPUs where nobody says.
 
     Raises:
-        InputError: no such engine, it is not installed, or GPUs are asked for without it.
+        InputError: no such engine, it is not installed, or GPUs are asked for without it or in odd shares.
     """
     from wardround.core.errors import InputError  # noqa: PLC0415 - keeps the command line's start fast
+    from wardround.planning.sites import processes_of, whole_gpus  # noqa: PLC0415
     from wardround.runtimes.engines import check_engine  # noqa: PLC0415
 
     check_engine(on)
+    try:
+        whole_gpus(gpus)
+    except ValueError as error:
+        raise InputError(f"--gpus {gpus:g}: {error}") from error
     if gpus and on == "local":
         raise InputError("--gpus is for --on ray; on this machine say --processes, one for each GPU")
-    return {"on": on, "gpus": gpus, "processes": processes or max(1, int(gpus))}
+    return {"on": on, "gpus": gpus, "processes": processes_of(processes, gpus)}
 
 
 def keep_batch(home: Home, largest_batch: int | None) -> None:

@@ -21,7 +21,7 @@ from wardround.core.audit import AuditLog
 from wardround.core.errors import StorageError, WardRoundError
 from wardround.runtimes.https.client import Client, Rejected, link_of
 from wardround.runtimes.https.connection import Link
-from wardround.runtimes.https.errand import Errands, MakePool, aside
+from wardround.runtimes.https.errand import Errands, aside
 from wardround.runtimes.https.fetching import MOST, fetch_plan, fetch_results, fetched_results, known_plans
 from wardround.runtimes.https.heads import countersign
 from wardround.runtimes.https.home import Home, SiteSettings
@@ -29,7 +29,7 @@ from wardround.runtimes.https.joining import due, rekey
 from wardround.runtimes.https.journal import Journal
 from wardround.runtimes.https.logs import ROOT, TellOnce, say
 from wardround.runtimes.https.patience import SHORTEST, Hold, Patience, Unreachable
-from wardround.runtimes.https.pools import site_pool
+from wardround.runtimes.https.pools import MakePool, site_pool
 from wardround.runtimes.https.standings import Standings
 from wardround.runtimes.https.wire import PROTOCOL, Incompatible, Next, Nothing, Offer, Poll, Results, Work
 
@@ -66,8 +66,7 @@ class Agent:
         self._client = Client(link, home.key(), self._settings.federation, **options)
         self._standings = Standings(home, self._consents, self._client, self._ended)
         make = self._parts.make or site_pool(self._settings)
-        self._errands = Errands(home, self._settings, self._consents, self._client, self._journal, make)
-        self._errands.renewed = self._reload
+        self._errands = Errands(home, self._settings, self._consents, self._client, self._journal, make, self._reload)
         self._hold, self._failures = self._parts.hold, 0
         self._key = self._key_stamp()
         self._renew_at = 0.0

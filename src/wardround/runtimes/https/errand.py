@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from functools import partial
 from logging import WARNING
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from wardround.core.errors import WardRoundError
 from wardround.core.messages import Answer, SiteFailed, Task
@@ -25,6 +25,7 @@ from wardround.runtimes.https.home import Home, SiteSettings
 from wardround.runtimes.https.journal import Journal
 from wardround.runtimes.https.logs import say
 from wardround.runtimes.https.patience import Unreachable
+from wardround.runtimes.https.pools import Limits, MakePool, Pool
 from wardround.runtimes.https.transfer import Blob, Transfers, task_path
 from wardround.runtimes.https.wire import PIECE, Done, Going, Moved, Work
 from wardround.runtimes.local import DIED
@@ -39,39 +40,28 @@ class Withdrawn(WardRoundError):
     """The approval was taken back here; nothing more is sent for the task."""
 
 
-class Pool(Protocol):
-    """What is used of `wardround.runtimes.local.WorkerPool`."""
-
-    def submit(self, message: dict[str, Any], task: Task, site: str) -> Any:
-        """A future of Answer or SiteFailed."""
-        ...
-
-    def close(self) -> None:
-        """End the worker at once."""
-        ...
-
-
-Limits = tuple[int, str, int]  # threads, device, processes
-Progress = Callable[[str, str, int, int], None]
-MakePool = Callable[[int, Path, Progress], Pool]
-
-
 class Errands:
     """Runs tasks, one at a time, in one worker process that is kept warm between them."""
 
     def __init__(
-        self, home: Home, settings: SiteSettings, consents: Consents, client: Client, journal: Journal, make: MakePool
+        self,
+        home: Home,
+        settings: SiteSettings,
+        consents: Consents,
+        client: Client,
+        journal: Journal,
+        make: MakePool,
+        renewed: Callable[[], bool],
     ) -> None:
-        """``make`` starts a pool of one worker, given threads, its log, and where progress is told."""
+        """``renewed`` takes up a key that was changed in another process, and says whether there was one."""
         self._home, self._settings, self._consents = home, settings, consents
-        self._client, self._journal, self._make = client, journal, make
+        self._client, self._journal, self._make, self._renewed = client, journal, make, renewed
         self.transfers = Transfers(client)
         self.transfers.pace.largest = settings.largest_piece
         if settings.carrier != "https":
             self.transfers.pace.at_once = PIECE  # as much as a message of another carrier holds
         self._pool: tuple[Limits, Pool] | None = None
         self._last = ""
-        self.renewed: Callable[[], bool] = lambda: False  # takes up a key that was changed in another process
         self._news: queue.Queue[tuple[str, Any]] = queue.Queue()
 
     def close(self) -> None:
@@ -240,7 +230,7 @@ class Errands:
 
     def _has_new_key(self, refused: object) -> bool:
         """Whether it was refused because another key took its place, which is used from now on."""
-        return isinstance(refused, Rejected) and refused.code == "revoked" and self.renewed()
+        return isinstance(refused, Rejected) and refused.code == "revoked" and self._renewed()
 
     def _asked(self, work: Work) -> None:
         if work.task.id != self._last:

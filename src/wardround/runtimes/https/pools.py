@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from wardround.core.messages import Task
 from wardround.planning.sites import LOCAL, engine_of
 from wardround.runtimes.engines import check_engine
-from wardround.runtimes.https.errand import MakePool, Progress
 from wardround.runtimes.https.home import SiteSettings
-from wardround.runtimes.local import WorkerPool
+from wardround.runtimes.local import Progress, WorkerPool
+
+
+class Pool(Protocol):
+    """What is used of `wardround.runtimes.local.WorkerPool`."""
+
+    def submit(self, message: dict[str, Any], task: Task, site: str) -> Any:
+        """A future of Answer or SiteFailed."""
+        ...
+
+    def close(self) -> None:
+        """End the worker at once."""
+        ...
+
+
+Limits = tuple[int, str, int]  # threads, device, processes
+MakePool = Callable[[int, Path, Progress], Pool]  # threads, its log, where progress is told
 
 
 def site_pool(settings: SiteSettings) -> MakePool:
@@ -35,10 +51,10 @@ class _OnCluster:
         self._pool = RayPool({"on": settings.on, "workers": 1, "threads": threads, **shares}, log, progress)
 
     def submit(self, message: dict[str, Any], task: Task, site: str) -> Any:
-        """See `wardround.runtimes.https.errand.Pool`."""
+        """See `Pool`."""
         tensors = None if message["tensors"] is None else Path(message["tensors"])
         return self._pool.submit(message, self._pool.put(tensors), task, site)
 
     def close(self) -> None:
-        """See `wardround.runtimes.https.errand.Pool`."""
+        """See `Pool`."""
         self._pool.close()

@@ -16,7 +16,7 @@ from wardround.core.documents import load_document
 from wardround.core.errors import InputError
 from wardround.core.frozen import Frozen
 from wardround.data.store import default_root
-from wardround.planning.sites import LOCAL
+from wardround.planning.sites import LOCAL, Gpus, On, Processes
 from wardround.runtimes.https.joining import cores
 
 FILE = "wardround.json"
@@ -35,9 +35,9 @@ class SitePlace(Frozen):
     threads: int = Field(default_factory=cores, ge=1, le=1024)
     device: Annotated[str, Field(pattern=r"^[a-z]{1,10}(:[0-9]{1,3})?$")] = "auto"
     largest_batch: int | None = Field(default=None, ge=1, le=4096)
-    processes: int = Field(default=1, ge=1, le=64, description="that train together, each with its threads or a GPU")
-    on: str = Field(default=LOCAL, description="where the site computes: local, ray or ray://HOST:PORT")
-    gpus: float = Field(default=0, ge=0, le=64, description="of a cluster's node, for this site")
+    processes: Processes = Field(default=1, description="that train together, each with its threads or a GPU")
+    on: On = Field(default=LOCAL, description="where the site computes: local, ray or ray://HOST:PORT")
+    gpus: Gpus = Field(default=0, description="of a cluster's node, for this site")
 
 
 class ServerPlace(Frozen):
